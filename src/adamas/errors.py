@@ -1,0 +1,53 @@
+"""Every error that Adamas raises on purpose.
+
+    AdamasError
+    ├── ArgumentError      (ValueError)    a setting outside what is allowed
+    ├── ArrayError         (ValueError)    an array that cannot take part: shape, dtype, layout, overlap
+    ├── UnsupportedError   (TypeError)     something real that Adamas does not do; names what does
+    ├── StateError         (ValueError)    an optimizer state or checkpoint that does not fit
+    ├── DataError          (ValueError)    a data set that cannot be trained on or predicted from
+    ├── RunError           (RuntimeError)  a run folder that is missing, unfinished or damaged
+    ├── KernelError        (RuntimeError)  a kernel was asked for that cannot serve here; says why
+    └── MissingExtraError  (ImportError)   an optional package is absent; names the extra to install
+
+A message says what was given, what is allowed and what to do next.
+Nothing has been changed when one of them is raised.
+"""
+
+from __future__ import annotations
+
+
+class AdamasError(Exception):
+    """Base class: `except adamas.AdamasError` catches everything that is raised on purpose."""
+
+
+class ArgumentError(AdamasError, ValueError):
+    """A setting is outside what is allowed."""
+
+
+class ArrayError(AdamasError, ValueError):
+    """An array cannot take part: wrong shape, dtype or layout, read-only, or overlapping."""
+
+
+class UnsupportedError(AdamasError, TypeError):
+    """The request makes sense, but Adamas does not serve it; the message names what does."""
+
+
+class StateError(AdamasError, ValueError):
+    """An optimizer state or checkpoint does not fit the optimizer or is damaged."""
+
+
+class DataError(AdamasError, ValueError):
+    """A data set is missing, empty, malformed or does not fit the model."""
+
+
+class RunError(AdamasError, RuntimeError):
+    """A run folder is missing, unfinished or damaged."""
+
+
+class KernelError(AdamasError, RuntimeError):
+    """A kernel was asked for that cannot serve here; the message says why."""
+
+
+class MissingExtraError(AdamasError, ImportError):
+    """An optional package is not installed; the message names the extra."""

@@ -1,0 +1,103 @@
+/* libadamas: the Adam family on CPUs, behind a plain C interface.
+ *
+ * Make a plan (rule, dtype, formats of the slots, tensors). For each step: `begin` says which tensors take part, where
+ * their buffers are and with which numbers; `run` does one phase over a range of chunks, from any thread, each chunk
+ * once; `finish` ends the phase. `run_all` is `run` over every chunk on the library's own pool.
+ *
+ * The mathematics is src/adamas/rule.py; every result here equals its result bit for bit, whatever the instruction
+ * set, the number of threads, the order of the chunks and the caller's floating-point environment.
+ *
+ * A plan serves one step at a time: callers serialise begin ... finish. Two plans are independent.
+ * Nothing here calls back, allocates in `run`, or throws.
+ */
+#ifndef ADAMAS_H
+#define ADAMAS_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define ADAMAS_API __declspec(dllexport)
+#else
+#define ADAMAS_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ADAMAS_ABI 1           /* changes with every change of this file that callers can see */
+#define ADAMAS_MAX_SLOTS 4
+#define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
+
+enum { ADAMAS_FLOAT32 = 0, ADAMAS_FLOAT64 = 1 };              /* dtype of parameters and gradients */
+enum { ADAMAS_FORMAT_NATIVE = 0 };                            /* a slot stored in the parameter's dtype */
+enum { ADAMAS_EPS_PAPER = 0, ADAMAS_EPS_KERAS = 1 };
+enum { ADAMAS_DECAY_DECOUPLED = 0, ADAMAS_DECAY_COUPLED = 1 };
+enum { ADAMAS_AMSGRAD_OFF = 0, ADAMAS_AMSGRAD_RAW = 1, ADAMAS_AMSGRAD_CORRECTED = 2 };
+enum { ADAMAS_ISA_AUTO = -1, ADAMAS_ISA_SCALAR = 0, ADAMAS_ISA_SSE = 1, ADAMAS_ISA_AVX2 = 2, ADAMAS_ISA_NEON = 3 };
+
+/* Phases of a step. NORM is optional and comes first. */
+enum {
+  ADAMAS_PHASE_NORM = 0,   /* sum of squares of the gradients; finish returns it (float64) */
+  ADAMAS_PHASE_UPDATE = 1  /* parameters and slots change in place; finish returns 0 */
+};
+
+typedef struct { int32_t eps_mode, decay, amsgrad, maximize; } adamas_rule;
+typedef struct { double lr, beta1, beta2, eps, eps_root, weight_decay; } adamas_hyper;
+/* adamas.rule.Scalars, same order */
+typedef struct { double grad_scale, coupled, c1, c2, r2, eps_root, alpha, eps, keep; } adamas_scalars;
+/* One tensor's buffers for one step: `size` elements each. p and slots are written, g is read (NORM reads only g). */
+typedef struct { void* p; const void* g; void* slots[ADAMAS_MAX_SLOTS]; } adamas_buffers;
+
+typedef struct adamas_plan adamas_plan;
+
+ADAMAS_API int32_t adamas_abi(void);
+ADAMAS_API const char* adamas_build_info(void);               /* compiler and flags, one line */
+
+/* How many slots the rule keeps, or -1 for an illegal rule. */
+ADAMAS_API int32_t adamas_rule_slots(const adamas_rule* rule);
+/* adamas.rule.scalars, to the bit. */
+ADAMAS_API void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, double grad_scale,
+                                    adamas_scalars* out);
+
+/* n tensors of sizes[i] >= 0 elements. formats: one per slot of the rule. keys: one per tensor, drawn from its name
+ * (with `seed` it keys stochastic rounding; native storage does not round). NULL on error, with *error set to a
+ * static message. */
+ADAMAS_API adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const int32_t* formats, int64_t n,
+                                           const int64_t* sizes, const uint64_t* keys, uint64_t seed,
+                                           const char** error);
+ADAMAS_API void adamas_plan_destroy(adamas_plan* plan);
+
+/* Begin a step of the tensors active[0..n_active) (NULL: all, n_active ignored), in increasing order.
+ * buffers, t and rows have one entry per active tensor; t >= 1 is that tensor's step; rows (NULL: all 0) picks its
+ * line of `table`. What is pointed to must stay until the update phase is finished, except t, rows, table, active,
+ * which are read here. Returns the number of chunks, or -1 on an illegal argument. */
+ADAMAS_API int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
+                                const adamas_buffers* buffers, const int64_t* t, const adamas_hyper* table,
+                                const int32_t* rows);
+/* Multiplies every gradient in the update phase (default 1): 1/loss_scale, clipping. Between begin and run(UPDATE). */
+ADAMAS_API void adamas_set_grad_scale(adamas_plan* plan, double grad_scale);
+/* One phase of the chunks [begin, end). Thread-safe over disjoint ranges. */
+ADAMAS_API void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int64_t end);
+/* All chunks, on the library's pool and the calling thread. */
+ADAMAS_API void adamas_run_all(adamas_plan* plan, int32_t phase);
+/* Ends a phase; see the phases for what it returns. */
+ADAMAS_API double adamas_finish(adamas_plan* plan, int32_t phase);
+
+/* Threads of the library's own pool, the caller included. n = 0: what affinity and cgroup quota allow. */
+ADAMAS_API void adamas_set_threads(int32_t n);
+ADAMAS_API int32_t adamas_get_threads(void);
+/* Instruction set of every later step: AUTO is the best the processor has. Returns 0, or -1 if it cannot run here. */
+ADAMAS_API int32_t adamas_set_isa(int32_t isa);
+ADAMAS_API int32_t adamas_get_isa(void);
+
+/* Floating-point environment: round to nearest, subnormals kept. Returns what was set before, for `leave`. */
+ADAMAS_API uint64_t adamas_ieee_enter(void);
+ADAMAS_API void adamas_ieee_leave(uint64_t before);
+/* For tests: flush-to-zero and denormals-are-zero on the calling thread, as TensorFlow's and JAX's threads have. */
+ADAMAS_API void adamas_set_flush(int32_t on);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,252 @@
+"""The mathematics of one step: start reading here.
+
+Adam (Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015, Algorithm 1) keeps for each
+element of a parameter p a running mean m of its gradient g and a running mean v of g^2. Step
+t = 1, 2, ... is
+
+    m  <- m + (1 - beta1) (g   - m)          first moment
+    v  <- v + (1 - beta2) (g^2 - v)          second moment
+    m^ =  m / (1 - beta1^t)                  both corrected for starting at zero
+    v^ =  v / (1 - beta2^t)
+    p  <- p - lr m^ / (sqrt(v^) + eps)
+
+Every other member of the family here is a switch of `Rule`:
+
+    decay    "coupled"    g <- g + weight_decay p, before the moments          (L2; torch.optim.Adam)
+             "decoupled"  p <- p - lr weight_decay p, beside the update        (AdamW; Loshchilov & Hutter 2019)
+    amsgrad  "raw"        v is replaced by the largest v so far                (Reddi et al. 2018; torch, Keras)
+             "corrected"  v^ is replaced by the largest v^ so far              (optax)
+    eps_mode "paper"      eps is added to the corrected root sqrt(v^)          (torch, optax)
+             "keras"      eps is added to the uncorrected root sqrt(v)         (Keras, TensorFlow)
+    maximize              g <- -g
+
+and `eps_root` is added inside the root (optax).
+
+**What differs between these variants is settled in the scalars, on the host, in float64.** With
+bc1 = 1 - beta1^t and bc2 = 1 - beta2^t the update is rearranged, exactly in real numbers, to
+
+    lr m^ / (sqrt(v^ + eps_root) + eps)  =  alpha m / (sqrt(v + eps_root bc2) + eps sqrt(bc2)),   alpha = lr sqrt(bc2) / bc1
+
+so that one elementwise formula, `update`, serves all of them, and each kernel is one loop. A kernel is right when
+it gives the bits of `update`: only + - * / sqrt, comparisons and selections, in the order written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from adamas.errors import ArgumentError
+
+EpsMode = Literal["paper", "keras"]
+Decay = Literal["decoupled", "coupled"]
+Amsgrad = Literal["off", "raw", "corrected"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One array of state that a rule keeps beside each parameter, of the parameter's shape.
+
+    kind     "signed", "non-negative" or "weight": what a storage format may assume
+    initial  "zero" or "parameter": the value before the first step
+    """
+
+    name: str
+    kind: Literal["signed", "non-negative", "weight"]
+    initial: Literal["zero", "parameter"] = "zero"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which number comes out of a step: the switches of the Adam family (see the top of this file).
+
+    Frozen, and the same for every tensor of an optimizer; the numbers, which may differ from tensor to tensor
+    and from step to step, are in `Hyper`.
+
+    Raises:
+        ArgumentError: a switch has no such setting, or two settings exclude each other.
+    """
+
+    eps_mode: EpsMode = "paper"
+    decay: Decay = "decoupled"
+    amsgrad: Amsgrad = "off"
+    maximize: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
+        _one_of("decay", self.decay, ("decoupled", "coupled"))
+        _one_of("amsgrad", self.amsgrad, ("off", "raw", "corrected"))
+        _one_of("maximize", self.maximize, (False, True))
+        if self.eps_mode == "keras" and self.amsgrad == "corrected":
+            raise ArgumentError(
+                "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
+                "second moment; use amsgrad='raw' with it, as Keras does"
+            )
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The state kept for each parameter, in the order in which every kernel takes it."""
+        moments = (Slot("m", "signed"), Slot("v", "non-negative"))
+        return moments if self.amsgrad == "off" else (*moments, Slot("vmax", "non-negative"))
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """The numbers of a step. Each tensor may have its own, and each step may bring new ones.
+
+    lr            learning rate, at least 0
+    beta1, beta2  decay rates of the moments, in [0, 1)
+    eps           added to the root, at least 0
+    eps_root      added inside the root, at least 0
+    weight_decay  at least 0; coupled or decoupled as `Rule.decay` says
+
+    Raises:
+        ArgumentError: a number is not finite or outside its range.
+    """
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    eps_root: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "eps_root", "weight_decay"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0.0 <= value < math.inf):
+                raise ArgumentError(f"{name}={value!r}: give a finite number of at least 0")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0.0 <= value < 1.0):
+                raise ArgumentError(f"{name}={value!r}: give a number in [0, 1)")
+
+
+class Scalars(NamedTuple):
+    """What the elementwise formula needs to know of (rule, hyper, t), in this order in every kernel.
+
+    grad_scale  multiplies g: -1 to maximize, 1/loss_scale to unscale, below 1 to clip
+    coupled     weight_decay where it is coupled, else 0
+    c1, c2      1 - beta1, 1 - beta2
+    r2          1/bc2 where AMSGrad keeps the corrected moment, else 1
+    eps_root    inside the root, as the kernel's v needs it
+    alpha       step size
+    eps         beside the root, as the kernel's v needs it
+    keep        1 - lr weight_decay where decay is decoupled, else 1
+    """
+
+    grad_scale: Any
+    coupled: Any
+    c1: Any
+    c2: Any
+    r2: Any
+    eps_root: Any
+    alpha: Any
+    eps: Any
+    keep: Any
+
+
+def power(x: float, n: int) -> float:
+    """x^n for an integer n >= 0 by repeated squaring: the same bits on every machine, which `pow` does not promise."""
+    result = 1.0
+    while n:
+        if n & 1:
+            result *= x
+        x *= x
+        n >>= 1
+    return result
+
+
+def scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float = 1.0) -> Scalars:
+    """The float64 scalars of step t = 1, 2, ...; each is rounded once, to the parameter's dtype, before use.
+
+    The order of operations is part of the definition: libadamas computes the same bits.
+    """
+    bc1 = 1.0 - power(hyper.beta1, t)
+    bc2 = 1.0 - power(hyper.beta2, t)
+    root2 = 1.0 if rule.amsgrad == "corrected" else math.sqrt(bc2)  # what sqrt(v) lacks to be sqrt(v^)
+    paper = rule.eps_mode == "paper"
+    return Scalars(
+        grad_scale=-grad_scale if rule.maximize else grad_scale,
+        coupled=hyper.weight_decay if rule.decay == "coupled" else 0.0,
+        c1=1.0 - hyper.beta1,
+        c2=1.0 - hyper.beta2,
+        r2=1.0 / bc2 if rule.amsgrad == "corrected" else 1.0,
+        eps_root=hyper.eps_root * bc2 if paper and rule.amsgrad != "corrected" else hyper.eps_root,
+        alpha=hyper.lr * root2 / bc1,
+        eps=hyper.eps * root2 if paper else hyper.eps,
+        keep=1.0 - hyper.lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0,
+    )
+
+
+def update(
+    p: Any, g: Any, slots: Sequence[Any], s: Scalars, *, coupled: bool, tiny: Any, xp: Any = np
+) -> tuple[Any, tuple[Any, ...]]:
+    """The elementwise formula: new parameter and new slots, as new arrays.
+
+    It is the reference for every kernel, and with `xp` a module of array functions (`abs`, `sqrt`, `where`) other than
+    NumPy it is the kernel for compilers of array expressions (XLA).
+
+    Args:
+        p, g: parameter and gradient, one shape, one dtype (float32 or float64).
+        slots: m, v and, for AMSGrad, vmax; of p's shape and dtype.
+        s: the scalars, already rounded to p's dtype.
+        coupled: whether a coupled decay is added to the gradient (`weight_decay` is not 0).
+        tiny: smallest normal number of the dtype. A moment below it is stored as 0: left alone, the moments of a
+            silent row would stay subnormal for ever, and slow.
+        xp: the array module.
+    """
+
+    def flush(x: Any) -> Any:
+        return xp.where(xp.abs(x) < tiny, xp.zeros_like(x), x)
+
+    m, v, *rest = slots
+    g = s.grad_scale * g
+    if coupled:
+        g = g + s.coupled * p
+    m = flush(m + s.c1 * (g - m))
+    v = flush(v + s.c2 * (g * g - v))
+    if rest:
+        (vmax,) = rest
+        new = v * s.r2
+        w = flush(xp.where((vmax > new) | (vmax != vmax), vmax, new))  # a maximum that propagates NaN
+        slots = (m, v, w)
+    else:
+        w = v
+        slots = (m, v)
+    p = s.keep * p - s.alpha * (m / (xp.sqrt(w + s.eps_root) + s.eps))
+    return p, slots
+
+
+class Preset(NamedTuple):
+    """A peer's optimizer to the letter: its formula and its defaults."""
+
+    rule: Rule
+    hyper: Hyper
+
+
+PRESETS: Mapping[str, Preset] = {
+    # torch.optim 2.13
+    "torch.Adam": Preset(Rule(decay="coupled"), Hyper()),
+    "torch.AdamW": Preset(Rule(), Hyper(weight_decay=1e-2)),
+    # keras.optimizers 3.15; decay is decoupled in every Keras optimizer
+    "keras.Adam": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7)),
+    "keras.AdamW": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7, weight_decay=4e-3)),
+    # optax 0.2.8; its learning rates have no default, 1e-3 is ours
+    "optax.adam": Preset(Rule(), Hyper()),
+    "optax.adamw": Preset(Rule(), Hyper(weight_decay=1e-4)),
+    "optax.amsgrad": Preset(Rule(amsgrad="corrected"), Hyper()),
+}
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        raise ArgumentError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
