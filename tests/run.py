@@ -1,0 +1,99 @@
+"""Runs the tests, one pytest process for each folder: `python tests/run.py [FOLDER ...] [-- PYTEST OPTIONS]`.
+
+TensorFlow and PyTorch in one process have crashed for years, so no two folders share one. All of them run with the same
+options (pyproject.toml). Fails when a test failed, and when a folder ran no test at all; a folder whose optional
+framework is absent says so as skipped tests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("core", "packaging", "torch", "jax", "tensorflow", "train", "cli", "docs")
+TIMEOUT = 1200.0  # seconds for one folder: a hang must not take the whole run with it
+
+
+@dataclass
+class Outcome:
+    """What one folder's process did."""
+
+    folder: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed and not self.problem
+
+
+def count(outcome: Outcome, report: Path) -> None:
+    """Adds up what pytest wrote into its report."""
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+        total, bad = int(suite.get("tests", 0)), int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped = int(suite.get("skipped", 0))
+        outcome.passed += total - bad - skipped
+        outcome.failed += bad
+        outcome.skipped += skipped
+
+
+def run(folder: str, options: list[str]) -> Outcome:
+    outcome = Outcome(folder)
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg", **os.environ}
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        report = Path(temporary) / "report.xml"
+        command = [sys.executable, "-m", "pytest", f"tests/{folder}", f"--junitxml={report}", *options]
+        try:
+            code = subprocess.run(command, cwd=ROOT, env=environment, timeout=TIMEOUT, check=False).returncode
+        except subprocess.TimeoutExpired:
+            code, outcome.problem = -1, f"stopped after {TIMEOUT:.0f} s"
+        if report.exists():
+            count(outcome, report)
+    outcome.seconds = time.monotonic() - start
+    executed = outcome.passed + outcome.failed + outcome.skipped
+    if not outcome.problem and executed == 0:
+        outcome.problem = "ran no test"
+    elif not outcome.problem and not outcome.failed and code not in (0, 5):  # 5: every module was skipped
+        outcome.problem = f"pytest ended with code {code}"
+    return outcome
+
+
+def main(arguments: list[str]) -> int:
+    folders, options = arguments, []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        folders, options = arguments[:cut], arguments[cut + 1 :]
+    unknown = [folder for folder in folders if folder not in FOLDERS]
+    if unknown:
+        print(f"no such folder of tests: {', '.join(unknown)}; there are {', '.join(FOLDERS)}", file=sys.stderr)
+        return 2
+
+    outcomes = []
+    for folder in folders or FOLDERS:
+        print(f"\n== {folder} ==", flush=True)
+        outcomes.append(run(folder, options))
+
+    print(f"\n{'folder':<12}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}  result")
+    for o in outcomes:
+        result = "ok" if o.ok else o.problem or "FAILED"
+        print(f"{o.folder:<12}{o.passed:>8}{o.failed:>8}{o.skipped:>9}{o.seconds:>9.1f}  {result}")
+    passed, skipped = sum(o.passed for o in outcomes), sum(o.skipped for o in outcomes)
+    # A folder that crashed or ran nothing counts as a failure of its own.
+    failed = sum(o.failed or bool(o.problem) for o in outcomes)
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 0 if all(o.ok for o in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
