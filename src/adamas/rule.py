@@ -222,6 +222,15 @@ def update(
     return p, slots
 
 
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        raise ArgumentError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+
+
 class Preset(NamedTuple):
     """A peer's optimizer to the letter: its formula and its defaults."""
 
@@ -241,12 +250,3 @@ PRESETS: Mapping[str, Preset] = {
     "optax.adamw": Preset(Rule(), Hyper(weight_decay=1e-4)),
     "optax.amsgrad": Preset(Rule(amsgrad="corrected"), Hyper()),
 }
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
-        raise ArgumentError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)

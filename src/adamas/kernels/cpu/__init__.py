@@ -1,0 +1,172 @@
+"""The CPU kernel: libadamas (C++), and its shim for NumPy arrays.
+
+`libadamas/adamas.h` is the interface, `libadamas/kernel_loops.h` the loops. The library is one shared file that the
+TensorFlow op loads too, so threads, instruction sets and flags exist once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from adamas.errors import ArgumentError, KernelError
+from adamas.formats import name_key
+from adamas.kernels import arrays
+from adamas.rule import Rule
+
+try:
+    from adamas.kernels.cpu import _shim
+except ImportError as error:  # installed where no C++ compiler was found, or built for another Python
+    _shim = None  # type: ignore[assignment]
+    _why_not: str | None = f"libadamas is not in this installation ({error}); install a C++ compiler and reinstall"
+else:
+    _why_not = None
+
+# adamas.h
+_EPS_MODE = {"paper": 0, "keras": 1}
+_DECAY = {"decoupled": 0, "coupled": 1}
+_AMSGRAD = {"off": 0, "raw": 1, "corrected": 2}
+_ISA = {"scalar": 0, "sse": 1, "avx2": 2, "neon": 3}
+_ISA_NAMES = {code: name for name, code in _ISA.items()}
+
+
+def why_not() -> str | None:
+    """Why this kernel cannot serve here, or None where it can."""
+    return _why_not
+
+
+def folder() -> Path:
+    """Where this package's files are: the library, and `libadamas/adamas.h`."""
+    return Path(__file__).parent
+
+
+def include_dir() -> Path:
+    """The folder with `adamas.h`."""
+    return folder() / "libadamas"
+
+
+def library_path() -> Path:
+    """The shared library.
+
+    Raises:
+        KernelError: it is not in this installation.
+    """
+    for name in ("libadamas.so", "libadamas.dylib"):
+        if (folder() / name).exists():
+            return folder() / name
+    raise KernelError(_why_not or f"no libadamas in {folder()}; reinstall adamas")
+
+
+def rule_codes(rule: Rule) -> tuple[int, int, int, int]:
+    """The rule as `adamas_rule` in adamas.h spells it."""
+    return (_EPS_MODE[rule.eps_mode], _DECAY[rule.decay], _AMSGRAD[rule.amsgrad], int(rule.maximize))
+
+
+class Plan:
+    """A set of arrays that are stepped together in one native call; the interface is `kernels.reference.Plan`'s."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        names: Sequence[str],
+        params: Sequence[np.ndarray],
+        slots: Sequence[Sequence[np.ndarray]],
+        seed: int = 0,
+    ) -> None:
+        _require()
+        arrays.check_plan(rule, names, params, slots)
+        self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
+        keys = [name_key(name) for name in names]
+        self._plan = _shim.Plan(rule_codes(rule), self._params, self._slots, keys, seed) if names else None
+
+    def step(
+        self,
+        grads: Sequence[np.ndarray | None],
+        t: np.ndarray,
+        table: np.ndarray,
+        rows: np.ndarray | None = None,
+        *,
+        grad_scale: float = 1.0,
+        max_norm: float | None = None,
+    ) -> float | None:
+        """One step of every tensor that has a gradient, in place; see `kernels.reference.Plan.step`."""
+        if self._plan is None:
+            return None if max_norm is None else 0.0
+        grads = grads if type(grads) is list else list(grads)
+        status, norm = self._plan.step(grads, t, table, rows, grad_scale, max_norm)
+        if status == -1:
+            return norm if max_norm is not None else None
+        if status == -2:
+            raise KernelError("another thread is in the middle of a step of this optimizer; take turns with a lock")
+        arrays.check_step(self._names, self._params, self._slots, grads)
+        raise KernelError(f"libadamas refused the arrays of {self._names[status]!r} without a reason; please report it")
+
+
+def set_threads(n: int | None) -> None:
+    """Threads of libadamas' own pool, the calling one included; None for what affinity and cgroup quota allow.
+
+    The results do not depend on it. TensorFlow's op uses TensorFlow's threads instead.
+
+    Raises:
+        ArgumentError: n is not a positive integer.
+    """
+    _require()
+    if n is not None and not (isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= 4096):
+        raise ArgumentError(f"set_threads({n!r}): give an integer from 1 to 4096, or None for the automatic choice")
+    _shim.set_threads(n or 0)
+
+
+def get_threads() -> int:
+    """How many threads the next step may use, the calling one included."""
+    return 1 if _shim is None else _shim.get_threads()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that this build has and this processor runs, slowest first."""
+    if _shim is None:
+        return ()
+    before = _shim.get_isa()
+    found = tuple(name for name, code in _ISA.items() if _shim.set_isa(code) == 0)
+    _shim.set_isa(before)
+    return found
+
+
+def set_instruction_set(name: str | None) -> None:
+    """Force the loops of one instruction set ("scalar", "sse", "avx2", "neon"); None for the best there is.
+
+    The results do not depend on it.
+
+    Raises:
+        ArgumentError: there is no such instruction set in this build or on this processor.
+    """
+    _require()
+    if name is None:
+        _shim.set_isa(-1)
+    elif name not in _ISA or _shim.set_isa(_ISA[name]) != 0:
+        raise ArgumentError(
+            f"set_instruction_set({name!r}): here it is one of {', '.join(instruction_sets())}, or None"
+        )
+
+
+def get_instruction_set() -> str | None:
+    """The instruction set of the next step; None without libadamas."""
+    return None if _shim is None else _ISA_NAMES[_shim.get_isa()]
+
+
+def build_info() -> str:
+    """Compiler and flags that libadamas was built with."""
+    _require()
+    return str(_shim.build_info())
+
+
+def set_flush(on: bool) -> None:
+    """Set or clear flush-to-zero and denormals-are-zero on the calling thread, as some frameworks do; for tests."""
+    _require()
+    _shim.set_flush(int(on))
+
+
+def _require() -> None:
+    if _why_not:
+        raise KernelError(_why_not)

@@ -1,0 +1,35 @@
+import numpy as np
+
+abi: int
+
+class Plan:
+    def __init__(
+        self,
+        rule: tuple[int, int, int, int],
+        params: list[np.ndarray],
+        slots: list[list[np.ndarray]],
+        keys: list[int],
+        seed: int,
+    ) -> None: ...
+    def step(
+        self,
+        grads: list[np.ndarray | None],
+        t: np.ndarray,
+        table: np.ndarray,
+        rows: np.ndarray | None,
+        grad_scale: float,
+        max_norm: float | None,
+    ) -> tuple[int, float]: ...
+
+def build_info() -> str: ...
+def set_threads(n: int) -> None: ...
+def get_threads() -> int: ...
+def set_isa(isa: int) -> int: ...
+def get_isa() -> int: ...
+def set_flush(on: int) -> None: ...
+def scalars(
+    rule: tuple[int, int, int, int],
+    hyper: tuple[float, float, float, float, float, float],
+    t: int,
+    grad_scale: float,
+) -> tuple[float, float, float, float, float, float, float, float, float]: ...

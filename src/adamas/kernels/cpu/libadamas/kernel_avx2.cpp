@@ -1,0 +1,2 @@
+#define ADAMAS_KERNEL kAvx2
+#include "kernel_loops.h"

@@ -1,0 +1,73 @@
+// The loops. Included by one kernel_*.cpp per instruction set, which names it in ADAMAS_KERNEL; the compiler vectorises.
+// Only + - * / sqrt, comparisons and selections, in the order of adamas/rule.py: update.
+#include <cmath>
+#include <limits>
+
+#include "kernel.h"
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(__FMA__)
+#error "libadamas must be compiled without fast-math and without fused multiply-add: it promises the bits of rule.py"
+#endif
+
+namespace adamas {
+namespace {
+
+// A moment below the smallest normal number is stored as 0; NaN stays.
+template <class T>
+inline T flush(T x) {
+  return std::fabs(x) < std::numeric_limits<T>::min() ? T(0) : x;
+}
+
+// adamas.rule.update
+template <class T, bool kCoupled, bool kAmsgrad>
+void update(const Numbers<T>& s, T* __restrict p, const T* __restrict g, T* __restrict m, T* __restrict v,
+            T* __restrict vmax, int64_t n) {
+  const Numbers<T> c = s;
+  for (int64_t i = 0; i < n; ++i) {
+    T gi = c.grad_scale * g[i];
+    if (kCoupled) gi = gi + c.coupled * p[i];
+    const T mi = flush(m[i] + c.c1 * (gi - m[i]));
+    const T vi = flush(v[i] + c.c2 * (gi * gi - v[i]));
+    T w = vi;
+    if (kAmsgrad) {
+      const T corrected = vi * c.r2;
+      const T largest = vmax[i];
+      w = flush((largest > corrected) | (largest != largest) ? largest : corrected);
+      vmax[i] = w;
+    }
+    m[i] = mi;
+    v[i] = vi;
+    p[i] = c.keep * p[i] - c.alpha * (mi / (std::sqrt(w + c.eps_root) + c.eps));
+  }
+}
+
+// Float64 squares in 16 lanes, element i in lane i mod 16; the lanes are combined by halving.
+template <class T>
+double squares(const T* __restrict g, int64_t n) {
+  double lane[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int l = 0; l < 16; ++l) {
+      const double x = static_cast<double>(g[i + l]);
+      lane[l] += x * x;
+    }
+  for (int l = 0; i < n; ++i, ++l) {
+    const double x = static_cast<double>(g[i]);
+    lane[l] += x * x;
+  }
+  for (int width = 8; width > 0; width /= 2)
+    for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
+  return lane[0];
+}
+
+template <class T>
+constexpr Loops<T> all() {
+  return {{{update<T, false, false>, update<T, false, true>}, {update<T, true, false>, update<T, true, true>}},
+          squares<T>};
+}
+
+}  // namespace
+
+const Kernel ADAMAS_KERNEL = {all<float>(), all<double>()};
+
+}  // namespace adamas

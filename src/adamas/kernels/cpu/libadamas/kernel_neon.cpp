@@ -1,0 +1,2 @@
+#define ADAMAS_KERNEL kNeon
+#include "kernel_loops.h"

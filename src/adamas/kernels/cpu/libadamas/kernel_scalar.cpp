@@ -1,0 +1,2 @@
+#define ADAMAS_KERNEL kScalar
+#include "kernel_loops.h"

@@ -1,0 +1,2 @@
+#define ADAMAS_KERNEL kSse
+#include "kernel_loops.h"
