@@ -4,6 +4,7 @@
     ├── ArgumentError      (ValueError)    a setting outside what is allowed
     ├── ArrayError         (ValueError)    an array that cannot take part: shape, dtype, layout, overlap
     ├── UnsupportedError   (TypeError)     something real that Adamas does not do; names what does
+    ├── GradientError      (ValueError)    a gradient that is not the derivative of its function
     ├── StateError         (ValueError)    an optimizer state or checkpoint that does not fit
     ├── DataError          (ValueError)    a data set that cannot be trained on or predicted from
     ├── RunError           (RuntimeError)  a run folder that is missing, unfinished or damaged
@@ -31,6 +32,10 @@ class ArrayError(AdamasError, ValueError):
 
 class UnsupportedError(AdamasError, TypeError):
     """The request makes sense, but Adamas does not serve it; the message names what does."""
+
+
+class GradientError(AdamasError, ValueError):
+    """A gradient is not the derivative of the function; the message names the tensor and the element."""
 
 
 class StateError(AdamasError, ValueError):

@@ -1,0 +1,283 @@
+"""The portable optimizer checkpoint: one safetensors file, by parameter name, the same from every framework.
+
+Format "adamas.state", version 1. The file is a safetensors file (https://github.com/huggingface/safetensors):
+
+- Tensors are named "<slot>/<parameter name>" ("m/dense/kernel"), little endian, of the parameter's shape. A slot's name
+  holds no "/", so the first "/" ends it. Every slot that the rule declares is there for every parameter.
+- Metadata (safetensors stores text only):
+    "format"    "adamas.state"
+    "version"   "1"
+    "state"     JSON: {"rule": {...}, "hypers": [{...}, ...], "tensors": [[name, step, group], ...]}; `rule` and
+                `hypers` hold the fields of adamas.Rule and adamas.Hyper, `group` is an index into `hypers`, and the order
+                of "tensors" is the optimizer's
+    "checksum"  BLAKE2b-256 in hexadecimal, of the bytes of "state" and then of every tensor's data, parameters in
+                the order of "tensors", slots in the order of the rule
+
+A reader MUST refuse a file whose version it does not know or whose checksum differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from adamas.errors import AdamasError, StateError
+from adamas.rule import Hyper, Rule
+
+FORMAT = "adamas.state"
+VERSION = 1
+_DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What an optimizer carries from one step to the next, by parameter name, free of any framework.
+
+    Args:
+        rule: the switches of the optimizer.
+        slots: parameter name -> slot name -> array (float32 or float64, of the parameter's shape). Its order is the
+            order of the parameters.
+        steps: parameter name -> steps taken so far, 0 or more.
+        hypers: the numbers, one entry per group.
+        groups: parameter name -> index into `hypers`. Default: every parameter in group 0.
+
+    Raises:
+        StateError: the parts do not agree with each other.
+    """
+
+    rule: Rule
+    slots: Mapping[str, Mapping[str, np.ndarray]]
+    steps: Mapping[str, int]
+    hypers: Sequence[Hyper]
+    groups: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", dict.fromkeys(self.slots, 0))
+        problems = self._problems()
+        if problems:
+            raise StateError("not an optimizer state: " + "; ".join(problems))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters, in the optimizer's order."""
+        return tuple(self.slots)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter name -> shape."""
+        return {name: slots["m"].shape for name, slots in self.slots.items()}
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Parameter name -> dtype of its slots, "float32" or "float64"."""
+        return {name: slots["m"].dtype.name for name, slots in self.slots.items()}
+
+    def differences(self, rule: Rule, shapes: Mapping[str, Sequence[int]], dtypes: Mapping[str, str]) -> list[str]:
+        """Why this state does not fit an optimizer of these parameters: one line per difference, none if it fits."""
+        lines = [
+            f"rule.{switch}: the state has {mine!r}, the optimizer {getattr(rule, switch)!r}"
+            for switch, mine in asdict(self.rule).items()
+            if mine != getattr(rule, switch)
+        ]
+        here, there = self.shapes, self.dtypes
+        for name in shapes:
+            if name not in here:
+                lines.append(f"{name}: not in the state")
+            elif here[name] != tuple(shapes[name]):
+                lines.append(f"{name}: the state has shape {here[name]}, the optimizer {tuple(shapes[name])}")
+            elif there[name] != dtypes[name]:
+                lines.append(f"{name}: the state has dtype {there[name]}, the optimizer {dtypes[name]}")
+        lines += [f"{name}: not in the optimizer" for name in here if name not in shapes]
+        return lines
+
+    def check_fits(self, rule: Rule, shapes: Mapping[str, Sequence[int]], dtypes: Mapping[str, str]) -> None:
+        """Nothing if this state fits an optimizer of these parameters.
+
+        Raises:
+            StateError: it does not; lists the differences.
+        """
+        lines = self.differences(rule, shapes, dtypes)
+        if lines:
+            shown = lines if len(lines) <= 10 else [*lines[:10], f"and {len(lines) - 10} more"]
+            raise StateError(
+                "the state belongs to another optimizer or model; nothing was loaded:\n  "
+                + "\n  ".join(shown)
+                + "\nMake the optimizer with the same settings and parameter names as the one that was saved."
+            )
+
+    def _problems(self) -> list[str]:
+        found = []
+        wanted = [slot.name for slot in self.rule.slots]
+        if not self.hypers or not all(isinstance(hyper, Hyper) for hyper in self.hypers):
+            found.append("hypers must be one or more adamas.Hyper")
+        for what, given in (("steps", self.steps), ("groups", self.groups)):
+            if set(given) != set(self.slots):
+                found.append(f"{what} must name the same parameters as slots")
+        for name, slots in self.slots.items():
+            if list(slots) != wanted:
+                found.append(f"{name}: its slots are {list(slots)}, the rule keeps {wanted}")
+                continue
+            step, group = self.steps.get(name, 0), self.groups.get(name, 0)
+            if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+                found.append(f"{name}: step {step!r} is not an integer of at least 0")
+            if not isinstance(group, int) or not 0 <= group < max(len(self.hypers), 1):
+                found.append(f"{name}: group {group!r} is not an index into hypers")
+            arrays = list(slots.values())
+            if any(array.dtype.name not in _DTYPES for array in arrays):
+                found.append(f"{name}: slots must be float32 or float64, not {[a.dtype.name for a in arrays]}")
+            if len({(array.shape, array.dtype) for array in arrays}) > 1:
+                found.append(f"{name}: its slots differ in shape or dtype")
+        return found
+
+
+class HasState(Protocol):
+    """An optimizer that can be saved: every adapter's."""
+
+    def portable_state(self) -> State: ...
+
+
+def save(path: str | os.PathLike[str], source: HasState | State) -> None:
+    """Write an optimizer's state to one file: whole, or not at all.
+
+    It is written under a temporary name in the same folder, synced to disk and renamed, so that `path` holds either
+    what was there before or the complete new state.
+
+    Args:
+        path: the file; an existing one is replaced. Its folder must exist.
+        source: an optimizer of any adapter, or a `State`.
+
+    Raises:
+        StateError: the file cannot be written; says why. What was at `path` is untouched.
+
+    Example:
+        >>> import numpy as np, tempfile, os
+        >>> from adamas.numpy import Adam
+        >>> from adamas import state
+        >>> optimizer = Adam({"w": np.zeros(3, np.float32)})
+        >>> optimizer.step({"w": np.ones(3, np.float32)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     state.save(os.path.join(folder, "adam.safetensors"), optimizer)
+        ...     state.load(os.path.join(folder, "adam.safetensors")).steps
+        {'w': 1}
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    state = source if isinstance(source, State) else source.portable_state()
+    text = json.dumps(
+        {
+            "rule": asdict(state.rule),
+            "hypers": [{key: float(value) for key, value in asdict(hyper).items()} for hyper in state.hypers],
+            "tensors": [[name, state.steps[name], state.groups[name]] for name in state.names],
+        }
+    )
+    tensors = {
+        f"{slot}/{name}": np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+        for name, slots in state.slots.items()
+        for slot, array in slots.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "state": text,
+        "checksum": _checksum(text, tensors.values()),
+    }
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+        save_file(tensors, temporary, metadata=metadata)
+        os.chmod(temporary, mode)  # safetensors makes its files private
+        _sync(temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise StateError(
+            f"{path}: the optimizer state could not be written ({error}); what was there before is unchanged. "
+            "Give a file in an existing, writable folder with enough free space"
+        ) from error
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is safe
+        _sync(path.parent)
+
+
+def load(path: str | os.PathLike[str]) -> State:
+    """Read a file that `save` wrote, from whatever framework; give it to an optimizer's `load_portable_state`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A `State` whose arrays are the caller's own.
+
+    Raises:
+        StateError: the file is missing, truncated, altered, of another kind or from a newer version; names the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            text = _text(path, metadata)
+            tensors = {key: np.array(file.get_tensor(key), order="C") for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError) as error:
+        raise StateError(
+            f"{path}: not a readable optimizer state ({error}); give a file that adamas.state.save wrote"
+        ) from error
+    try:
+        parsed = json.loads(text)
+        rule = Rule(**parsed["rule"])
+        names = [name for name, _, _ in parsed["tensors"]]
+        keys = [f"{slot.name}/{name}" for name in names for slot in rule.slots]
+        if sorted(keys) != sorted(tensors) or metadata.get("checksum") != _checksum(text, (tensors[k] for k in keys)):
+            raise StateError("its checksum differs: the file was altered or damaged")
+        return State(
+            rule=rule,
+            slots={name: {slot.name: tensors[f"{slot.name}/{name}"] for slot in rule.slots} for name in names},
+            steps={name: step for name, step, _ in parsed["tensors"]},
+            hypers=[Hyper(**hyper) for hyper in parsed["hypers"]],
+            groups={name: group for name, _, group in parsed["tensors"]},
+        )
+    except (AdamasError, KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{path}: not a sound optimizer state ({error}); use another copy of the checkpoint") from error
+
+
+def _text(path: Path, metadata: Mapping[str, str]) -> str:
+    if metadata.get("format") != FORMAT:
+        raise StateError(
+            f"{path}: a safetensors file, but not an optimizer state (its format is {metadata.get('format')!r}, not "
+            f"{FORMAT!r}); give a file that adamas.state.save wrote"
+        )
+    if metadata.get("version") != str(VERSION):
+        raise StateError(
+            f"{path}: version {metadata.get('version')!r} of the format {FORMAT!r}, this Adamas reads version "
+            f"{VERSION}; read it with the Adamas that wrote it, or a newer one"
+        )
+    return metadata.get("state", "")
+
+
+def _checksum(text: str, arrays: Any) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=32)
+    for array in arrays:
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _sync(path: str | os.PathLike[str]) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
