@@ -1,0 +1,51 @@
+"""adamas.numpy, and the limit of the machine in the same process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import adamas.numpy
+from adamas.kernels import cpu
+
+SOURCE = Path(__file__).resolve().parents[1] / "limit.cpp"
+
+
+def step(shapes: list[list[int]]) -> dict[str, Callable[[], float | None]]:
+    rng = np.random.default_rng(0)
+    params = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    grads = [0.01 * rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    optimizer = adamas.numpy.Adam(params, lr=1e-3)
+    return {"limit": limit(sum(g.size for g in grads)), "adamas.numpy": lambda: nothing(optimizer.step(grads))}
+
+
+def nothing(_: object) -> None:
+    """The step's own result is no measurement."""
+
+
+def limit(size: int) -> Callable[[], float]:
+    """One pass of limit.cpp over as many elements with as many threads."""
+    threads = cpu.get_threads()
+    rng = np.random.default_rng(1)
+    p, g = (rng.standard_normal(size, dtype=np.float32) for _ in range(2))
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    arrays = (p, g, m, v)
+    function = _compile().limit
+    function.restype = ctypes.c_double
+    pointer = ctypes.POINTER(ctypes.c_float)
+    function.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int32]
+    return lambda: float(function(*(a.ctypes.data_as(pointer) for a in arrays), size, threads))
+
+
+def _compile() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "limit.so"
+        command = [os.environ.get("CXX", "c++"), "-std=c++17", "-O3", "-march=native", "-ffp-contract=off"]
+        subprocess.run([*command, "-shared", "-fPIC", "-pthread", str(SOURCE), "-o", str(library)], check=True)
+        return ctypes.CDLL(str(library))
