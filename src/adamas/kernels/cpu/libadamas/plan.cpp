@@ -14,9 +14,9 @@
 namespace adamas {
 namespace {
 
-// Elements a chunk holds at least, a multiple of the block. 16384 float32 in four arrays are 256 KiB: small enough to
-// share 500 small tensors out among threads, large enough that taking a chunk costs nothing.
-constexpr int64_t kChunk = 4 * ADAMAS_BLOCK;
+// Elements a chunk holds at least, a multiple of the block: small enough to share 500 tensors of 1000 out among many
+// threads, large enough that its start costs nothing (16384 elements: 3% slower on one large tensor).
+constexpr int64_t kChunk = 8 * ADAMAS_BLOCK;
 
 // adamas.rule.power
 double power(double x, int64_t n) {
