@@ -7,9 +7,9 @@ Format "adamas.state", version 1. The file is a safetensors file (https://github
 - Metadata (safetensors stores text only):
     "format"    "adamas.state"
     "version"   "1"
-    "state"     JSON: {"rule": {...}, "hypers": [{...}, ...], "tensors": [[name, step, group], ...]}; `rule` and
-                `hypers` hold the fields of adamas.Rule and adamas.Hyper, `group` is an index into `hypers`, and the order
-                of "tensors" is the optimizer's
+    "state"     JSON: {"rule": {...}, "hypers": [{...}, ...], "tensors": [[name, step, group], ...]}; `rule`
+                and `hypers` hold the fields of adamas.Rule and adamas.Hyper, `group` is an index into `hypers`, and
+                the order of "tensors" is the optimizer's
     "checksum"  BLAKE2b-256 in hexadecimal, of the bytes of "state" and then of every tensor's data, parameters in
                 the order of "tensors", slots in the order of the rule
 
@@ -251,7 +251,9 @@ def load(path: str | os.PathLike[str]) -> State:
             groups={name: group for name, _, group in parsed["tensors"]},
         )
     except (AdamasError, KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{path}: not a sound optimizer state ({error}); use another copy of the checkpoint") from error
+        raise StateError(
+            f"{path}: not a sound optimizer state ({error}); use another copy of the checkpoint"
+        ) from error
 
 
 def _text(path: Path, metadata: Mapping[str, str]) -> str:

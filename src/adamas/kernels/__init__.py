@@ -7,3 +7,60 @@
 
 `reference` and `cpu` share the interface `Plan` (see `reference.py`); `choose()` picks between them and says why.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from adamas.rule import Rule
+
+
+class Plan(Protocol):
+    """What a kernel for NumPy arrays offers; documented in `reference.py`."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        names: Sequence[str],
+        params: Sequence[np.ndarray],
+        slots: Sequence[Sequence[np.ndarray]],
+        seed: int = 0,
+    ) -> None: ...
+
+    def step(
+        self,
+        grads: Sequence[np.ndarray | None],
+        t: np.ndarray,
+        table: np.ndarray,
+        rows: np.ndarray | None = None,
+        *,
+        grad_scale: float = 1.0,
+        max_norm: float | None = None,
+    ) -> float | None: ...
+
+
+class Choice(NamedTuple):
+    """A kernel and why it was chosen: `str()` of it is a line for people."""
+
+    name: str
+    plan: type[Plan]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def choose() -> Choice:
+    """The best kernel for NumPy arrays that can serve here. Results do not depend on it, speed does."""
+    from adamas.kernels import cpu
+
+    why_not = cpu.why_not()
+    if why_not is None:
+        reason = f"libadamas, {cpu.get_instruction_set()} instructions, up to {cpu.get_threads()} threads"
+        return Choice("cpu", cpu.Plan, reason)
+    from adamas.kernels import reference
+
+    return Choice("reference", reference.Plan, f"the same numbers from NumPy, slowly, because {why_not}")

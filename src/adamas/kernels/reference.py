@@ -1,0 +1,212 @@
+"""The reference kernel: `adamas.rule.update` itself, in NumPy, over blocks.
+
+It is what every other kernel is tested against, bit for bit, and what serves where no C++ compiler was found. It needs
+a few blocks of memory beside the arrays, whatever their size, and is some ten times slower than the C++ kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from adamas.errors import KernelError
+from adamas.kernels import arrays
+from adamas.rule import Hyper, Rule, Scalars, scalars, update
+
+BLOCK = 4096  # ADAMAS_BLOCK in adamas.h: sums are defined over blocks of so many elements
+LANES = 16
+_CHUNK = 8 * BLOCK  # elements computed at once: the temporaries of `update` stay in the L2 cache
+
+
+class Plan:
+    """A set of arrays that are stepped together, in place; the interface of every kernel for NumPy arrays.
+
+    Args:
+        rule: the switches.
+        names: one per tensor, for messages and for the keys of stochastic rounding.
+        params: float32 or float64, all of one dtype, C-contiguous, written in place.
+        slots: slots[s][i] is slot s (in the order of `rule.slots`) of tensor i, of its parameter's shape and dtype.
+        seed: keys stochastic rounding together with names and steps; moments in the parameter's dtype do not round.
+
+    Raises:
+        ArrayError: an array cannot take part; names the tensor.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        names: Sequence[str],
+        params: Sequence[np.ndarray],
+        slots: Sequence[Sequence[np.ndarray]],
+        seed: int = 0,
+    ) -> None:
+        arrays.check_plan(rule, names, params, slots)
+        self._rule, self._seed = rule, seed
+        self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
+
+    def step(
+        self,
+        grads: Sequence[np.ndarray | None],
+        t: np.ndarray,
+        table: np.ndarray,
+        rows: np.ndarray | None = None,
+        *,
+        grad_scale: float = 1.0,
+        max_norm: float | None = None,
+    ) -> float | None:
+        """One step of every tensor that has a gradient: parameters and slots change in place.
+
+        Args:
+            grads: one per tensor, of its shape and dtype; None where a tensor does not take part.
+            t: int64, one per tensor: the number of its step, 1, 2, ...
+            table: float64 [rows, 6], the fields of `Hyper` in their order.
+            rows: int32, one per tensor: its line of `table`. None: line 0 for all.
+            grad_scale: multiplies every gradient.
+            max_norm: clips the global norm n of the scaled gradients as torch.nn.utils.clip_grad_norm_ does: where
+                max_norm / (n + 1e-6) is below 1, gradients are multiplied by it too.
+
+        Returns:
+            n where `max_norm` is given, else None.
+
+        Raises:
+            ArrayError: an array cannot take part; names the tensor. Nothing has been written.
+            ValueError: t, table or rows are not as above. Nothing has been written.
+        """
+        arrays.check_step(self._names, self._params, self._slots, grads)
+        active = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
+        _check_tables([i for i, _ in active], len(self._names), t, table, rows)
+        norm = None
+        with ieee():
+            if max_norm is not None:
+                norm = abs(grad_scale) * math.sqrt(sum_of_squares(grads))
+                factor = max_norm / (norm + 1e-6)
+                if not factor >= 1.0:  # a NaN norm makes every gradient NaN, as in torch
+                    grad_scale *= factor
+            hypers = [Hyper(*line) for line in table.tolist()]
+            numbers: dict[tuple[int, int], Scalars] = {}
+            for i, grad in active:
+                key = (int(t[i]), 0 if rows is None else int(rows[i]))
+                if key not in numbers:
+                    numbers[key] = scalars(self._rule, hypers[key[1]], key[0], grad_scale)
+                self._step_one(i, grad, numbers[key])
+        return norm
+
+    def _step_one(self, i: int, grad: np.ndarray, numbers: Scalars) -> None:
+        dtype = grad.dtype.type
+        s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
+        tiny = np.finfo(dtype).tiny
+        p, g, slots = self._params[i].reshape(-1), grad.reshape(-1), [slot[i].reshape(-1) for slot in self._slots]
+        for begin in range(0, p.size, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            new, moments = update(p[part], g[part], [slot[part] for slot in slots], s, coupled=coupled, tiny=tiny)
+            p[part] = new
+            for slot, moment in zip(slots, moments, strict=True):
+                slot[part] = moment
+
+
+def sum_of_squares(grads: Sequence[np.ndarray | None]) -> float:
+    """The sum of the squares of all elements, in float64, in the one order that every kernel uses.
+
+    Block k of a tensor is its elements 4096 k ... 4096 k + 4095. Element j of a block is added to lane j mod 16, in
+    increasing order; the 16 lanes are added by halving (8 and 8, 4 and 4, ...); then the blocks of a tensor, then the
+    tensors, in order. Call it inside `ieee()`.
+    """
+    total = 0.0
+    for grad in grads:
+        if grad is None:
+            continue
+        flat, tensor = grad.reshape(-1), 0.0
+        for begin in range(0, flat.size, _CHUNK):
+            for block in _block_sums(flat[begin : begin + _CHUNK]).tolist():
+                tensor += block
+        total += tensor
+    return total
+
+
+def _block_sums(flat: np.ndarray) -> np.ndarray:
+    blocks = -(-flat.size // BLOCK)
+    width = min(BLOCK, -(-flat.size // LANES) * LANES)
+    squares = np.zeros(blocks * width, np.float64)
+    squares[: flat.size] = flat
+    squares *= squares
+    lanes = np.add.accumulate(squares.reshape(blocks, width // LANES, LANES), axis=1)[:, -1]
+    for half in (8, 4, 2, 1):
+        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
+    return lanes[:, 0]
+
+
+def _check_tables(active: list[int], n: int, t: np.ndarray, table: np.ndarray, rows: np.ndarray | None) -> None:
+    if t.dtype != np.int64 or t.shape != (n,):
+        raise ValueError(f"t is {t.dtype}{list(t.shape)}: give int64[{n}]")
+    if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != 6 or not len(table):
+        raise ValueError(f"table is {table.dtype}{list(table.shape)}: give float64[rows, 6]")
+    if any(t[i] < 1 for i in active):
+        raise ValueError("t must be at least 1")
+    if rows is None:
+        return
+    if rows.dtype != np.int32 or rows.shape != (n,):
+        raise ValueError(f"rows is {rows.dtype}{list(rows.shape)}: give int32[{n}], or None")
+    if any(not 0 <= rows[i] < len(table) for i in active):
+        raise ValueError(f"rows must be from 0 to {len(table) - 1}")
+
+
+@contextmanager
+def ieee() -> Iterator[None]:
+    """IEEE arithmetic on this thread: round to nearest, subnormals kept, no warnings; the caller's is put back after.
+
+    TensorFlow's threads and JAX's have flush-to-zero and denormals-are-zero on, and `torch.set_flush_denormal` sets
+    them too. With them a float32 below 2^-126 reads as 0, and `update` would give other bits.
+
+    Raises:
+        KernelError: the environment is another one and cannot be set on this system.
+    """
+    functions = _environment()
+    if functions is None:
+        _check_arithmetic()
+        with np.errstate(all="ignore"):
+            yield
+        return
+    get, put, default = functions
+    before = ctypes.create_string_buffer(256)  # fenv_t is 32 bytes at most on the systems we know
+    if get(before) != 0 or put(default) != 0:
+        raise KernelError("the floating-point environment could not be read and set; the C library refused")
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        put(before)
+
+
+@functools.cache
+def _environment() -> tuple[ctypes._FuncPointer, ctypes._FuncPointer, ctypes.c_void_p] | None:
+    """fegetenv, fesetenv and FE_DFL_ENV of the C library, without needing ours; None where they are not found."""
+    if sys.platform != "darwin" and not sys.platform.startswith("linux"):
+        return None
+    try:
+        library = ctypes.CDLL(None)  # what Python itself is linked to, the mathematical library too
+        get, put = library.fegetenv, library.fesetenv
+        if sys.platform == "darwin":
+            default = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "_FE_DFL_ENV")))
+        else:
+            default = ctypes.c_void_p(-1)  # <fenv.h> of glibc and of musl, on every processor
+    except (OSError, AttributeError, ValueError):
+        return None
+    for function in (get, put):
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
+    return get, put, default
+
+
+def _check_arithmetic() -> None:
+    small, third = np.float32(2.0**-126), np.float32(1) / np.float32(3)
+    kept = small * np.float32(0.5) != 0 and np.float32(2.0**-149) + np.float32(0) != 0
+    if not (kept and third == np.float32(0.3333333432674408) and -third == np.float32(-0.3333333432674408)):
+        raise KernelError(
+            "this thread flushes subnormal numbers to zero or does not round to nearest, and the reference kernel "
+            "cannot change that on this system; call it from a thread that does neither"
+        )
