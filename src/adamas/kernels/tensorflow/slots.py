@@ -1,0 +1,116 @@
+"""Where the moments of TensorFlow variables live.
+
+`Arena` puts all tensors' moments of one slot and dtype into one variable, so that a step passes and locks three
+variables a parameter less than a variable per moment would (500 tensors of 1000: 1.3 against 3.0 ms eager, 2.9 against
+5.7 ms in a graph). `Separate` has a variable per moment, as TensorFlow's own op needs them.
+
+Both read and write by parameter, so that a checkpoint never shows which of the two it came from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+BLOCK = 4096  # elements: where a parameter begins in its arena; the unit of libadamas' sums and of storage formats
+
+NewVariable = Callable[[tuple[int, ...], str, str], Any]
+"""(shape, dtype, name) -> a new keras.Variable of zeros, tracked by the optimizer."""
+
+
+class Slots(Protocol):
+    """The moments of a list of parameters, by slot and by parameter; every value has the parameter's shape."""
+
+    names: tuple[str, ...]
+
+    def read(self, slot: int, i: int) -> Any:
+        """Slot number `slot` of parameter i as a tensor."""
+        ...
+
+    def write(self, slot: int, i: int, value: Any) -> None:
+        """Replace it; in a graph, when the graph runs."""
+        ...
+
+
+class Arena:
+    """One variable per slot and dtype; parameter i begins at `offsets[i]`."""
+
+    def __init__(self, names: Sequence[str], params: Sequence[Any], new_variable: NewVariable) -> None:
+        self.names = tuple(names)
+        self.dtypes = [tf.as_dtype(p.dtype).name for p in params]
+        self.shapes = [tuple(p.shape) for p in params]
+        self.sizes = [math.prod(shape) for shape in self.shapes]
+        self.offsets: list[int] = []
+        ends: dict[str, int] = {}
+        for dtype, size in zip(self.dtypes, self.sizes, strict=True):
+            self.offsets.append(ends.get(dtype, 0))
+            ends[dtype] = self.offsets[-1] + -(-size // BLOCK) * BLOCK
+        with tf.device("CPU:0"):
+            self.variables = {
+                dtype: [new_variable((end,), dtype, f"arena_{dtype}_{name}") for name in names]
+                for dtype, end in ends.items()
+            }
+
+    def _part(self, i: int) -> slice:
+        return slice(self.offsets[i], self.offsets[i] + self.sizes[i])
+
+    def read(self, slot: int, i: int) -> Any:
+        arena = self.variables[self.dtypes[i]][slot].value
+        return tf.reshape(arena[self._part(i)], self.shapes[i])
+
+    def write(self, slot: int, i: int, value: Any) -> None:
+        if self.sizes[i]:
+            arena = self.variables[self.dtypes[i]][slot].value
+            arena[self._part(i)].assign(tf.reshape(tf.cast(value, arena.dtype), (self.sizes[i],)))
+
+
+class Separate:
+    """A variable per slot and parameter."""
+
+    def __init__(self, names: Sequence[str], params: Sequence[Any], new_variable: NewVariable) -> None:
+        self.names = tuple(names)
+        self.variables: list[list[Any]] = [[] for _ in names]
+        for p in params:
+            with tf.device(p.device):
+                for made, name in zip(self.variables, names, strict=True):
+                    made.append(new_variable(tuple(p.shape), tf.as_dtype(p.dtype).name, f"{label(p)}_{name}"))
+
+    def read(self, slot: int, i: int) -> Any:
+        return tf.convert_to_tensor(self.variables[slot][i].value)
+
+    def write(self, slot: int, i: int, value: Any) -> None:
+        variable = self.variables[slot][i].value
+        variable.assign(tf.cast(value, variable.dtype))
+
+
+class Moments(tf.__internal__.tracking.Trackable):  # type: ignore[misc]
+    """One parameter's moments, as tf.train.Checkpoint saves and restores them."""
+
+    def __init__(self, slots: Slots, i: int) -> None:
+        self._slots = slots
+        self._i = i
+
+    def _serialize_to_tensors(self) -> dict[str, Any]:
+        return {name: self._slots.read(slot, self._i) for slot, name in enumerate(self._slots.names)}
+
+    def _restore_from_tensors(self, restored: dict[str, Any]) -> None:
+        for slot, name in enumerate(self._slots.names):
+            self._slots.write(slot, self._i, restored[name])
+
+
+def label(variable: Any) -> str:
+    """A name for a variable's moments, as Keras makes it."""
+    return str(getattr(variable, "path", variable.name)).replace("/", "_").replace(":", "_")
+
+
+def as_tensor(gradient: Any, variable: Any) -> Any:
+    """The gradient as a dense tensor of the variable's dtype. Rows of an IndexedSlices with one index are added."""
+    if isinstance(gradient, tf.IndexedSlices):
+        gradient = tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
+    elif isinstance(gradient, np.ndarray) or not tf.is_tensor(gradient):
+        gradient = tf.convert_to_tensor(gradient)
+    return gradient if gradient.dtype == variable.dtype else tf.cast(gradient, variable.dtype)

@@ -1,0 +1,307 @@
+// One optimizer step as a TensorFlow op: variables and gradients become pointers, libadamas does the arithmetic.
+//
+// Built on the user's machine against the installed TensorFlow (see build.py), so it must hold no arithmetic: all of
+// that is in libadamas, which `adamas_tensorflow_bind` loads from wherever it is installed. The cached op therefore
+// depends on adamas.h and on TensorFlow, and on no path.
+//
+// A step either happens whole or leaves everything as it was: every check and every allocation comes before the first
+// write. Each variable's lock is held in address order, as TensorFlow's own training ops do, and a buffer that
+// somebody else can see (a read tensor, a checkpoint being written) is copied first and the copy is changed.
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "adamas.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/lib/core/threadpool.h"
+
+namespace {
+
+using tensorflow::DataType;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::Var;
+
+struct Api {
+  decltype(&adamas_abi) abi;
+  decltype(&adamas_rule_slots) rule_slots;
+  decltype(&adamas_plan_create) plan_create;
+  decltype(&adamas_plan_destroy) plan_destroy;
+  decltype(&adamas_begin) begin;
+  decltype(&adamas_run) run;
+  decltype(&adamas_finish) finish;
+};
+
+std::atomic<const Api*> bound{nullptr};
+
+template <typename Function>
+bool Find(void* library, const char* name, Function* function) {
+  *function = reinterpret_cast<Function>(dlsym(library, name));
+  return *function != nullptr;
+}
+
+// Plans that no step is using. A step takes one out, or makes one, and puts it back: steps of different optimizers
+// may share this kernel and run at once, and steps of one optimizer wait for each other at its variables' locks.
+class Plans {
+ public:
+  ~Plans() {
+    for (auto& entry : idle_) api_->plan_destroy(entry.second);
+  }
+
+  adamas_plan* Take(const Api* api, const adamas_rule& rule, int32_t dtype, int32_t slots,
+                    const std::vector<int64_t>& sizes, const char** error) {
+    {
+      tsl::mutex_lock lock(mutex_);
+      api_ = api;
+      for (auto entry = idle_.begin(); entry != idle_.end(); ++entry) {
+        if (entry->first == sizes) {
+          adamas_plan* plan = entry->second;
+          idle_.erase(entry);
+          return plan;
+        }
+      }
+    }
+    const std::vector<int32_t> formats(slots, ADAMAS_FORMAT_NATIVE);
+    const std::vector<uint64_t> keys(sizes.size(), 0);  // native storage draws no random numbers
+    return api->plan_create(&rule, dtype, formats.data(), static_cast<int64_t>(sizes.size()), sizes.data(),
+                            keys.data(), 0, error);
+  }
+
+  void Put(std::vector<int64_t> sizes, adamas_plan* plan) {
+    constexpr size_t kKept = 8;
+    adamas_plan* dropped = nullptr;
+    {
+      tsl::mutex_lock lock(mutex_);
+      if (idle_.size() == kKept) {
+        dropped = idle_.front().second;
+        idle_.erase(idle_.begin());
+      }
+      idle_.emplace_back(std::move(sizes), plan);
+    }
+    if (dropped != nullptr) api_->plan_destroy(dropped);
+  }
+
+ private:
+  tsl::mutex mutex_;
+  const Api* api_ = nullptr;
+  std::vector<std::pair<std::vector<int64_t>, adamas_plan*>> idle_;
+};
+
+// The locks of a set of variables, each once, taken in increasing address order so that no two ops wait in a circle.
+class Locks {
+ public:
+  explicit Locks(const std::vector<tensorflow::core::RefCountPtr<Var>>& variables) {
+    held_.reserve(variables.size());
+    for (const auto& variable : variables) held_.push_back(variable->mu());
+    std::sort(held_.begin(), held_.end(), std::less<tsl::mutex*>());
+    held_.erase(std::unique(held_.begin(), held_.end()), held_.end());
+    for (tsl::mutex* mutex : held_) mutex->lock();
+  }
+  ~Locks() {
+    for (tsl::mutex* mutex : held_) mutex->unlock();
+  }
+  size_t size() const { return held_.size(); }
+
+ private:
+  std::vector<tsl::mutex*> held_;
+};
+
+using Pool = tensorflow::thread::ThreadPool;
+
+// Makes the variable the only holder of its buffer. Its lock must be held.
+absl::Status Own(OpKernelContext* ctx, Pool* pool, Var* variable) {
+  Tensor* tensor = variable->tensor();
+  if (tensor->RefCountIsOne()) return absl::OkStatus();
+  Tensor copy;
+  TF_RETURN_IF_ERROR(ctx->allocate_temp(tensor->dtype(), tensor->shape(), &copy));
+  char* to = static_cast<char*>(copy.data());
+  const char* from = static_cast<const char*>(tensor->data());
+  const int64_t bytes = static_cast<int64_t>(tensor->TotalBytes());
+  constexpr int64_t kPiece = 1 << 20;
+  pool->ParallelFor((bytes + kPiece - 1) / kPiece, kPiece, [=](int64_t begin, int64_t end) {
+    const int64_t first = begin * kPiece;
+    std::memcpy(to + first, from + first, std::min(bytes, end * kPiece) - first);
+  });
+  *tensor = copy;
+  return absl::OkStatus();
+}
+
+class AdamasStepOp : public OpKernel {
+ public:
+  explicit AdamasStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    std::vector<int32_t> rule;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("n", &n_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("k", &k_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("rule", &rule));
+    OP_REQUIRES(ctx, rule.size() == 4, absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule"));
+    rule_ = {rule[0], rule[1], rule[2], rule[3]};
+    OP_REQUIRES(ctx, k_ <= ADAMAS_MAX_SLOTS, absl::InvalidArgumentError("more slots than libadamas knows"));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Api* api = bound.load(std::memory_order_acquire);
+    OP_REQUIRES(ctx, api != nullptr,
+                absl::FailedPreconditionError("AdamasStep is not bound to libadamas: import adamas.tensorflow first"));
+    OP_REQUIRES(ctx, api->rule_slots(&rule_) == k_, absl::InvalidArgumentError("the rule keeps another number of slots"));
+
+    const int grads = n_ + k_, rest = grads + n_;
+    const Tensor& lr = ctx->input(rest);
+    const Tensor& iterations = ctx->input(rest + 1);
+    const Tensor& hyper = ctx->input(rest + 2);
+    const Tensor& rows = ctx->input(rest + 3);
+    const Tensor& offsets = ctx->input(rest + 4);
+    OP_REQUIRES(ctx, lr.NumElements() == 1 && iterations.NumElements() == 1,
+                absl::InvalidArgumentError("lr and iterations must have one element"));
+    OP_REQUIRES(ctx, hyper.dims() == 2 && hyper.dim_size(0) >= 1 && hyper.dim_size(1) == 5,
+                absl::InvalidArgumentError("hyper must have the shape [rows, 5]"));
+    OP_REQUIRES(ctx, rows.NumElements() == n_ && offsets.NumElements() == n_,
+                absl::InvalidArgumentError("rows and offsets must have one entry per variable"));
+    const int64_t t = iterations.scalar<int64_t>()() + 1;
+    OP_REQUIRES(ctx, t >= 1, absl::InvalidArgumentError("iterations must be at least 0"));
+
+    const double rate = lr.dtype() == tensorflow::DT_FLOAT ? static_cast<double>(lr.flat<float>()(0))
+                                                           : lr.flat<double>()(0);
+    std::vector<adamas_hyper> table(hyper.dim_size(0));
+    const auto numbers = hyper.matrix<double>();
+    for (size_t i = 0; i < table.size(); ++i) {
+      table[i] = {rate, numbers(i, 0), numbers(i, 1), numbers(i, 2), numbers(i, 3), numbers(i, 4)};
+    }
+    const int32_t* row = rows.flat<int32_t>().data();
+    for (int i = 0; i < n_; ++i) {
+      OP_REQUIRES(ctx, row[i] >= 0 && row[i] < hyper.dim_size(0),
+                  absl::InvalidArgumentError(absl::StrCat("variable ", i, ": no such row of hyper")));
+    }
+
+    std::vector<tensorflow::core::RefCountPtr<Var>> variables(grads);
+    for (int i = 0; i < grads; ++i) {
+      OP_REQUIRES_OK(ctx, tensorflow::LookupResource(ctx, tensorflow::HandleFromInput(ctx, i), &variables[i]));
+    }
+    const Locks locks(variables);
+    OP_REQUIRES(ctx, locks.size() == variables.size(),
+                absl::InvalidArgumentError("a variable was given twice in one step"));
+
+    std::vector<int64_t> sizes(n_);
+    int64_t total = 0;
+    const int64_t* offset = offsets.flat<int64_t>().data();
+    int64_t arena = -1;
+    for (int s = 0; s < k_; ++s) {
+      const Var& slot = *variables[n_ + s];
+      const Tensor* tensor = variables[n_ + s]->tensor();
+      OP_REQUIRES(ctx, slot.is_initialized && tensor->dtype() == dtype_ && (s == 0 || tensor->NumElements() == arena),
+                  absl::FailedPreconditionError(absl::StrCat("slot ", s, " is not initialised or has been replaced")));
+      arena = tensor->NumElements();
+    }
+    for (int i = 0; i < n_; ++i) {
+      const Tensor* p = variables[i]->tensor();
+      const Tensor& g = ctx->input(grads + i);
+      OP_REQUIRES(ctx, variables[i]->is_initialized,
+                  absl::FailedPreconditionError(absl::StrCat("variable ", i, " is not initialised")));
+      OP_REQUIRES(ctx, p->dtype() == dtype_ && g.dtype() == dtype_,
+                  absl::InvalidArgumentError(absl::StrCat("variable ", i, " is ", DataTypeString(p->dtype()),
+                                                          " and its gradient ", DataTypeString(g.dtype()),
+                                                          "; both must be ", DataTypeString(dtype_))));
+      OP_REQUIRES(ctx, p->shape() == g.shape(),
+                  absl::InvalidArgumentError(absl::StrCat("variable ", i, " has the shape ", p->shape().DebugString(),
+                                                          " and its gradient ", g.shape().DebugString())));
+      sizes[i] = p->NumElements();
+      total += sizes[i];
+      OP_REQUIRES(ctx, offset[i] >= 0 && offset[i] <= arena - sizes[i],
+                  absl::InvalidArgumentError(absl::StrCat("variable ", i, " lies outside the slots")));
+    }
+
+    Pool* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
+    for (const auto& variable : variables) OP_REQUIRES_OK(ctx, Own(ctx, pool, variable.get()));
+
+    std::vector<adamas_buffers> buffers(n_);
+    const size_t width = dtype_ == tensorflow::DT_FLOAT ? sizeof(float) : sizeof(double);
+    for (int i = 0; i < n_; ++i) {
+      buffers[i].p = variables[i]->tensor()->data();
+      buffers[i].g = ctx->input(grads + i).data();
+      for (int s = 0; s < ADAMAS_MAX_SLOTS; ++s) {
+        buffers[i].slots[s] =
+            s < k_ ? static_cast<char*>(variables[n_ + s]->tensor()->data()) + width * offset[i] : nullptr;
+      }
+    }
+
+    const char* error = "no reason given";
+    const int32_t dtype = dtype_ == tensorflow::DT_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64;
+    adamas_plan* plan = plans_.Take(api, rule_, dtype, k_, sizes, &error);
+    OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
+    const std::vector<int64_t> steps(n_, t);
+    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table.data(), row);
+    if (chunks > 0) {
+      // Cycles an element costs when memory is the limit (28 bytes at about 15 GB/s and 3 GHz); TensorFlow runs work
+      // of less than about 100,000 cycles inline.
+      constexpr int64_t kCycles = 6;
+      pool->ParallelFor(chunks, std::max<int64_t>(1, kCycles * total / chunks), [=](int64_t begin, int64_t end) {
+        api->run(plan, ADAMAS_PHASE_UPDATE, begin, end);
+      });
+    }
+    if (chunks >= 0) api->finish(plan, ADAMAS_PHASE_UPDATE);
+    plans_.Put(std::move(sizes), plan);
+    OP_REQUIRES(ctx, chunks >= 0, absl::InvalidArgumentError("libadamas refused the step: a number is out of range"));
+  }
+
+ private:
+  int n_ = 0, k_ = 0;
+  DataType dtype_ = tensorflow::DT_FLOAT;
+  adamas_rule rule_{};
+  Plans plans_;
+};
+
+REGISTER_OP("AdamasStep")
+    .Input("params: n * resource")
+    .Input("slots: k * resource")
+    .Input("grads: grad_types")
+    .Input("lr: L")
+    .Input("iterations: int64")
+    .Input("hyper: float64")
+    .Input("rows: int32")
+    .Input("offsets: int64")
+    .Attr("n: int >= 1")
+    .Attr("k: int >= 1")
+    .Attr("T: {float, double}")
+    .Attr("L: {float, double}")
+    .Attr("grad_types: list(type) >= 1")
+    .Attr("rule: list(int)")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::NoOutputs);
+
+REGISTER_KERNEL_BUILDER(Name("AdamasStep").Device(tensorflow::DEVICE_CPU), AdamasStepOp);
+
+}  // namespace
+
+// Loads libadamas from `path` for every step from now on. NULL, or what went wrong.
+extern "C" __attribute__((visibility("default"))) const char* adamas_tensorflow_bind(const char* path) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return dlerror();
+  auto api = std::make_unique<Api>();
+  if (!Find(library, "adamas_abi", &api->abi) || api->abi() != ADAMAS_ABI) {
+    return "libadamas has another interface version than this op was built for";
+  }
+  if (!Find(library, "adamas_rule_slots", &api->rule_slots) ||
+      !Find(library, "adamas_plan_create", &api->plan_create) ||
+      !Find(library, "adamas_plan_destroy", &api->plan_destroy) || !Find(library, "adamas_begin", &api->begin) ||
+      !Find(library, "adamas_run", &api->run) || !Find(library, "adamas_finish", &api->finish)) {
+    return "libadamas lacks a function of its interface";
+  }
+  const Api* expected = nullptr;
+  if (bound.compare_exchange_strong(expected, api.get(), std::memory_order_release)) {
+    api.release();  // for the life of the process: kernels may still run while it ends
+  }
+  return nullptr;
+}

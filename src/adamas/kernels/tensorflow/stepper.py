@@ -1,0 +1,198 @@
+"""Steps lists of TensorFlow variables: picks the engine, by reasons, and remembers what it worked out about a list."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from adamas.errors import ArgumentError, ArrayError, KernelError, UnsupportedError
+from adamas.kernels import cpu
+from adamas.kernels.tensorflow import op
+from adamas.kernels.tensorflow.engines import Batch, Expression, Native, Resource, in_xla
+from adamas.kernels.tensorflow.slots import Arena, NewVariable, Separate, Slots, as_tensor
+from adamas.rule import Hyper, Rule
+
+Kernel = Literal["auto", "native", "resource", "xla"]
+KERNELS: tuple[Kernel, ...] = ("auto", "native", "resource", "xla")
+
+_log = logging.getLogger("adamas")
+_said: set[str] = set()
+_EagerTensor = type(tf.constant(0))
+_KEPT = 64  # lists of variables remembered; a training loop has one, or a few with missing gradients
+
+
+class Stepper:
+    """Moments of a list of variables, and the engine that steps them.
+
+    Args:
+        rule: with Keras' epsilon.
+        kernel: "auto", or the engine to use and no other.
+        variables: tf.Variables, float32 or float64.
+        decaying: whether weight decay is on; TensorFlow's own op has none.
+
+    Raises:
+        UnsupportedError: a variable cannot be stepped.
+        KernelError: the kernel that was asked for cannot serve; nothing was made.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        kernel: Kernel,
+        variables: Sequence[Any],
+        *,
+        decaying: bool,
+    ) -> None:
+        for variable in variables:
+            _check(variable)
+        self.rule = rule
+        self.variables = list(variables)
+        self.shapes = [tuple(variable.shape) for variable in variables]
+        self.made: list[Any] = []
+        self._forced = kernel != "auto"
+        self.kind, reason = _choose(kernel, variables, decaying)
+        self.kernel = _describe(self.kind, reason)
+        self._batches: dict[tuple[int, ...], tuple[Sequence[Any], Batch]] = {}
+        if reason and not self._forced and self.kernel not in _said:
+            _said.add(self.kernel)
+            _log.warning("adamas: kernel %s", self.kernel)
+
+    def make(self, slot_names: Sequence[str], new_variable: NewVariable) -> None:
+        """Make the variables for the moments; `slot_names` are what the rule's slots are called in them."""
+
+        def new(shape: tuple[int, ...], dtype: str, name: str) -> Any:
+            self.made.append(new_variable(shape, dtype, name))
+            return self.made[-1]
+
+        self.slots: Slots
+        if self.kind == "native":
+            self.slots = arena = Arena(slot_names, self.variables, new)
+            self._native = Native(self.rule, arena)
+        else:
+            self.slots = Separate(slot_names, self.variables, new)
+        self._resource = Resource(self.rule, self.slots)
+        self._expression = Expression(self.rule, self.slots)
+
+    def step(
+        self,
+        variables: Sequence[Any],
+        grads: Sequence[Any],
+        lr: Any,
+        iterations: Any,
+        hyper: Hyper,
+        make_batch: Callable[[Sequence[Any]], Batch],
+    ) -> None:
+        """One step of `variables`, each with its gradient.
+
+        Args:
+            lr: float32 or float64 scalar tensor or variable.
+            iterations: int64 scalar tensor or variable: the steps before this one.
+            make_batch: called once for each new list of variables.
+
+        Raises:
+            ArrayError: a gradient does not fit its variable; nothing was changed.
+        """
+        key = tuple(map(id, variables))
+        known = self._batches.get(key)
+        if known is None:
+            if len(set(key)) != len(key):
+                raise ArgumentError("a variable was given twice in one step; add its gradients and give it once")
+            if len(self._batches) >= _KEPT:
+                self._batches.clear()
+            known = self._batches[key] = (tuple(variables), make_batch(variables))  # the variables keep their ids
+        batch = known[1]
+        if self.kind == "native" and tf.executing_eagerly():
+            if len(batch.groups) == 1 and set(map(type, grads)) == {_EagerTensor}:
+                try:
+                    self._native.step(batch, grads, lr, iterations, hyper)
+                    return
+                except tf.errors.InvalidArgumentError:
+                    pass  # the op checks before it writes; find out below what is wrong, or put it right
+        self._engine(hyper).step(batch, conform(grads, batch.variables), lr, iterations, hyper)
+
+    def forget(self) -> None:
+        """Work everything out again at the next step, because weight decay applies to other variables now."""
+        self._batches.clear()
+
+    def _engine(self, hyper: Hyper) -> Any:
+        if self.kind == "xla" or in_xla():
+            return self._expression
+        if self.kind == "native":
+            return self._native
+        if hyper.weight_decay:
+            if self._forced:
+                raise KernelError(f"kernel='resource' {_NO_DECAY}; use kernel='auto'")
+            return self._expression
+        return self._resource
+
+
+_NO_DECAY = "cannot decay weights (TensorFlow's ResourceApplyAdam has no weight decay)"
+
+
+def conform(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+    """The gradients as dense tensors of their variables' dtypes.
+
+    As in Keras, a gradient of another floating dtype is cast and the rows of an IndexedSlices are added up.
+
+    Raises:
+        ArrayError: a gradient has another shape than its variable, or no floating dtype.
+    """
+    dense = []
+    for gradient, variable in zip(grads, variables, strict=True):
+        dtype, shape = getattr(gradient, "dtype", None), getattr(gradient, "shape", None)
+        if dtype is not None and not tf.as_dtype(dtype).is_floating:
+            raise ArrayError(f"the gradient of {variable.name!r} is {tf.as_dtype(dtype).name}; give a floating one")
+        if shape is not None and not variable.shape.is_compatible_with(shape):
+            raise ArrayError(
+                f"the gradient of {variable.name!r} has the shape {tuple(shape)}, the variable {tuple(variable.shape)}"
+            )
+        gradient = as_tensor(gradient, variable)
+        if not variable.shape.is_compatible_with(gradient.shape):
+            raise ArrayError(
+                f"the gradient of {variable.name!r} has the shape {tuple(gradient.shape)}, "
+                f"the variable {tuple(variable.shape)}"
+            )
+        dense.append(gradient)
+    return dense
+
+
+def _check(variable: Any) -> None:
+    if not isinstance(variable, tf.Variable):
+        raise UnsupportedError(f"{variable!r} is no tf.Variable; give tf.Variables or a Keras model's variables")
+    if variable.dtype not in (tf.float32, tf.float64):
+        raise UnsupportedError(
+            f"variable {variable.name!r} is {variable.dtype.name}; Adamas steps float32 and float64 variables. Keep the "
+            "variables in float32 (the Keras policies 'mixed_bfloat16' and 'mixed_float16' do, and compute in 16 bits)"
+        )
+    if not variable.shape.is_fully_defined():
+        raise UnsupportedError(f"variable {variable.name!r} has the shape {variable.shape}; give it a fixed shape")
+
+
+def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool) -> tuple[str, str | None]:
+    """The engine, and why it is not the native one."""
+    if kernel not in KERNELS:
+        raise ArgumentError(f"kernel={kernel!r}: give one of {', '.join(map(repr, KERNELS))}")
+    elsewhere = [v for v in variables if tf.DeviceSpec.from_string(v.device).device_type not in (None, "CPU")]
+    if kernel in ("xla", "resource"):
+        if kernel == "resource" and decaying:
+            raise KernelError(f"kernel='resource' {_NO_DECAY}; use kernel='auto'")
+        return kernel, "it was asked for"
+    if elsewhere:
+        reason: str | None = f"variable {elsewhere[0].name!r} is on {elsewhere[0].device}"
+    else:
+        reason = op.why_not()
+    if reason is None:
+        return "native", None
+    if kernel == "native":
+        raise KernelError(f"kernel='native' cannot serve: {reason}")
+    return ("xla" if elsewhere or decaying else "resource"), reason
+
+
+def _describe(kind: str, reason: str | None) -> str:
+    if kind == "native":
+        return f"native: libadamas ({cpu.get_instruction_set()}) through a TensorFlow op"
+    what = "TensorFlow's ResourceApplyAdam" if kind == "resource" else "array expression compiled by XLA"
+    return f"{kind}: {what}, because {reason}"

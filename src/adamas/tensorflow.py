@@ -1,0 +1,478 @@
+"""Adam for TensorFlow: the class behind `adamas.keras`, for loops over tf.Variables too.
+
+    from adamas.tensorflow import Adam
+
+    optimizer = Adam(learning_rate=1e-3)
+    with tf.GradientTape() as tape:
+        loss_value = loss(labels, model(inputs))
+    grads = tape.gradient(loss_value, model.trainable_variables)
+    optimizer.apply_gradients(zip(grads, model.trainable_variables))
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from adamas.errors import ArgumentError, StateError, UnsupportedError
+from adamas.kernels.tensorflow.engines import Batch
+from adamas.kernels.tensorflow.slots import Moments
+from adamas.kernels.tensorflow.stepper import Kernel, Stepper
+from adamas.rule import Hyper, Rule
+from adamas.state import State
+
+_SLOT_NAMES = ("momentum", "velocity", "velocity_hat")  # Keras' names of m, v, vmax
+
+
+@keras.saving.register_keras_serializable("adamas")
+class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Adam with the arguments, defaults and formula of `keras.optimizers.Adam`, stepped by one native call.
+
+    For t = 1, 2, ... (`iterations` + 1) and each variable p with gradient g:
+
+        m <- m + (1 - beta_1) (g - m)
+        v <- v + (1 - beta_2) (g^2 - v)
+        p <- (1 - lr weight_decay) p - alpha m / (sqrt(v) + epsilon),    alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
+
+    With `amsgrad`, sqrt(v) is the root of the largest v so far. Kingma & Ba (2015), section 2, with their "epsilon hat".
+
+    Variables and moments change in place; a tensor that was read from a variable before keeps its numbers. Works eagerly,
+    in `tf.function`, in loops in graphs and in functions compiled by XLA.
+
+    Args:
+        learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or a callable without arguments.
+        beta_1, beta_2: decay rates of the moments, in [0, 1).
+        epsilon: added to the uncorrected root.
+        amsgrad: keep the largest v.
+        weight_decay: decoupled from the gradient; None for none. `exclude_from_weight_decay` leaves variables out.
+        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor,
+        gradient_accumulation_steps, name: as in Keras, whose code does them.
+        kernel: "auto" picks the fastest that can serve here; "native" (libadamas; float32 and float64 variables on
+            CPUs), "resource" (TensorFlow's ResourceApplyAdam; no weight decay) or "xla" (array expression) insist on
+            one. `optimizer.kernel` says which serves and why.
+
+    Raises:
+        ArgumentError: a number is outside its range.
+        UnsupportedError: on build, a variable is not float32 or float64; a `tf.distribute` strategy is active.
+        KernelError: on build, the kernel that was asked for cannot serve here.
+
+    Difference to Keras: beta^t is computed in float64 where Keras takes the variable's dtype, so Keras' steps are off by
+    up to 1e-5 of themselves; variables that are not float32 or float64 are refused (Keras leaves bfloat16 unmoved).
+    Difference to torch: `epsilon` is beside the uncorrected root, so at step t it acts like torch's
+    eps = epsilon / sqrt(1 - beta_2^t).
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from adamas.tensorflow import Adam
+        >>> x = tf.Variable([1.0, 2.0])
+        >>> optimizer = Adam(learning_rate=0.1)
+        >>> for _ in range(2):
+        ...     with tf.GradientTape() as tape:
+        ...         loss = tf.reduce_sum(x**2)
+        ...     _ = optimizer.apply_gradients(zip(tape.gradient(loss, [x]), [x]))
+        >>> [round(float(value), 3) for value in x]
+        [0.8, 1.8]
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        kernel: Kernel = "auto",
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            raise ArgumentError(f"unknown argument(s) {', '.join(unknown)}; see the arguments of keras.optimizers.Adam")
+        _refuse_strategy()
+        if isinstance(learning_rate, float):
+            Hyper(lr=learning_rate)
+        Hyper(beta1=beta_1, beta2=beta_2, eps=epsilon, weight_decay=weight_decay or 0.0)
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.amsgrad = bool(amsgrad)
+        self._kernel = kernel
+        self._stepper: Stepper | None = None
+        self._hyper: tuple[tuple[Any, ...], Hyper] | None = None
+
+    @property
+    def kernel(self) -> str:
+        """Which kernel serves, and why; chosen when the optimizer is built, which the first step does."""
+        return self._stepper.kernel if self._stepper else f"{self._kernel}: chosen when the optimizer is built"
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Make the moments, all zero. The first `apply_gradients`, or Keras, does it.
+
+        Raises:
+            UnsupportedError: a variable cannot be stepped.
+            KernelError: the kernel that was asked for cannot serve here.
+        """
+        if self.built:
+            return
+        _refuse_strategy()
+        variables = list(variables)
+        stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
+        rule = Rule(eps_mode="keras", amsgrad="raw" if self.amsgrad else "off")
+        stepper = Stepper(rule, self._kernel, [_native(v) for v in stepped], decaying=bool(self.weight_decay))
+        with tf.init_scope():
+            super().build(variables)
+            stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable)
+            self._stepper = stepper
+            self._index = {self._var_key(v): i for i, v in enumerate(stepped)}
+            for i in range(len(stepped)):
+                # tf.train.Checkpoint sees each parameter's moments by themselves, wherever they are kept.
+                self._track_trackable(Moments(stepper.slots, i), name=f"moments-{i}", overwrite=True)
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """One step: `keras.optimizers.Optimizer.apply`, in one native call where none of Keras' extras is asked for.
+
+        Args:
+            grads: tensors, or None for a variable that this step leaves alone.
+            trainable_variables: tf.Variables or Keras variables, one for each gradient; default: those it was built with.
+
+        Raises:
+            ArrayError: a gradient does not fit its variable; nothing was changed.
+        """
+        if trainable_variables is None or self._needs_keras():
+            super().apply(grads, trainable_variables)
+            return
+        if not isinstance(grads, (list, tuple)):
+            grads = list(grads)
+        if not grads:
+            return
+        if not isinstance(trainable_variables, (list, tuple)):
+            trainable_variables = list(trainable_variables)
+        if len(grads) != len(trainable_variables):
+            raise ArgumentError(f"{len(grads)} gradients for {len(trainable_variables)} variables; give one for each")
+        if not self.built:
+            self.build(trainable_variables)
+        if len(self._index) != len(self._trainable_variables):  # some are overwritten by their "gradient": float8
+            super().apply(grads, trainable_variables)
+            return
+        if any(map(operator.is_, grads, repeat(None))):
+            grads, trainable_variables = self._filter_empty_gradients(grads, trainable_variables)
+        self._backend_update_step(grads, trainable_variables, self.learning_rate)
+        for variable in trainable_variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
+        self._iterations.value.assign_add(1)
+
+    def minimize(self, loss: Any, var_list: Sequence[Any], tape: Any = None) -> Any:
+        """Compute the gradients of a loss and take a step.
+
+        Args:
+            loss: a callable without arguments that returns the loss; or a tensor, with the tape that recorded it.
+            var_list: the variables to change.
+            tape: tf.GradientTape, where `loss` is a tensor.
+
+        Returns:
+            `iterations`, as `apply_gradients` does.
+
+        Raises:
+            ArgumentError: a tensor without a tape, or a callable with one.
+        """
+        var_list = list(var_list)
+        if callable(loss):
+            if tape is not None:
+                raise ArgumentError("minimize: a tape goes with a loss that is a tensor; this one is a callable")
+            with tf.GradientTape() as tape:
+                value = self.scale_loss(loss())
+        elif tape is None:
+            raise ArgumentError("minimize: the loss is a tensor; give the tape that recorded it, or a callable")
+        else:
+            with tape:
+                value = self.scale_loss(loss)
+        grads = tape.gradient(value, [_native(variable) for variable in var_list])
+        return self.apply_gradients(zip(grads, var_list, strict=True))
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One step of one variable, as Keras' base class asks for it; `apply` steps all variables at once."""
+        self._backend_update_step([gradient], [variable], learning_rate)
+
+    def exclude_from_weight_decay(
+        self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Leave variables out of weight decay: those of `var_list`, and those whose name contains one of `var_names`."""
+        super().exclude_from_weight_decay(var_list=var_list, var_names=var_names)
+        if self._stepper is not None:
+            self._stepper.forget()
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments; `from_config` makes an equal optimizer without its state."""
+        config = super().get_config()
+        config.update(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon, amsgrad=self.amsgrad)
+        if self._kernel != "auto":
+            config["kernel"] = self._kernel
+        return dict(config)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write the state for Keras' files: by parameter, in the order of `keras.optimizers.Adam`, which can read it."""
+        for i, value in enumerate([*self._other_variables(), *self._moments()]):
+            store[str(i)] = np.asarray(value)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read the state that `save_own_variables`, or that of `keras.optimizers.Adam`, wrote.
+
+        Raises:
+            StateError: it was saved for other variables. Nothing has been changed.
+        """
+        others, places = self._other_variables(), self._places()
+        arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+        shapes = [tuple(v.shape) for v in others] + [self._stepper.shapes[i] for _, i in places if self._stepper]
+        if [array.shape for array in arrays] != shapes:
+            raise StateError(
+                f"the saved state of {self.name!r} has {len(arrays)} arrays, this optimizer {len(shapes)}"
+                + ("" if len(arrays) != len(shapes) else " of other shapes")
+                + "; nothing was loaded. Build the optimizer for the same model and with the same settings first"
+            )
+        for variable, array in zip(others, arrays, strict=False):
+            variable.assign(array)
+        for (slot, i), array in zip(places, arrays[len(others) :], strict=True):
+            self._stepper.slots.write(slot, i, array)
+
+    def portable_state(self) -> State:
+        """A copy of everything carried from step to step, for `adamas.state.save`; parameters by their Keras path or name.
+
+        Raises:
+            StateError: the optimizer is not built yet.
+        """
+        stepper, names = self._built(), self._names()
+        numbers = self._numbers()
+        hyper = replace(numbers, lr=float(self.learning_rate))
+        hypers = [hyper, replace(hyper, weight_decay=0.0)]
+        groups = [0 if self._use_weight_decay(v) else 1 for v in stepper.variables]
+        if not numbers.weight_decay or not any(groups):
+            hypers, groups = [hyper], [0] * len(groups)
+        return State(
+            rule=stepper.rule,
+            slots={
+                name: {
+                    slot.name: np.array(stepper.slots.read(s, i)) for s, slot in enumerate(stepper.rule.slots)
+                }
+                for i, name in enumerate(names)
+            },
+            steps=dict.fromkeys(names, int(self._iterations.value)),
+            hypers=hypers,
+            groups=dict(zip(names, groups, strict=True)),
+        )
+
+    def load_portable_state(self, state: State) -> None:
+        """Take over a `State`, as `adamas.state.load` gives it: moments, `iterations` and numbers (learning rate, ...).
+
+        A learning rate that is a schedule or a callable stays as it is.
+
+        Raises:
+            StateError: it does not fit these variables or this formula. Nothing has been changed.
+        """
+        stepper, names = self._built(), self._names()
+        dtypes = [variable.dtype.name for variable in stepper.variables]
+        state.check_fits(
+            stepper.rule, dict(zip(names, stepper.shapes, strict=True)), dict(zip(names, dtypes, strict=True))
+        )
+        if len(set(state.steps.values())) > 1:
+            raise StateError("the state has parameters at different steps and a Keras optimizer counts one step for all")
+        used = [state.hypers[state.groups[name]] for name in names]
+        main = max(used, key=lambda hyper: hyper.weight_decay, default=state.hypers[0])
+        for name, hyper, variable in zip(names, used, stepper.variables, strict=True):
+            expected = main if self._use_weight_decay(variable) else replace(main, weight_decay=0.0)
+            if hyper != expected:
+                raise StateError(
+                    f"{name}: the state has {hyper}, this optimizer steps it with {expected}; make one optimizer for each "
+                    "group, or call exclude_from_weight_decay for the same variables"
+                )
+        for i, name in enumerate(names):
+            for s, slot in enumerate(stepper.rule.slots):
+                stepper.slots.write(s, i, state.slots[name][slot.name])
+        self._iterations.assign(next(iter(state.steps.values()), 0))
+        if isinstance(self._learning_rate, keras.Variable):
+            self._learning_rate.assign(main.lr)
+        self.beta_1, self.beta_2, self.epsilon = main.beta1, main.beta2, main.eps
+        if main.weight_decay or self.weight_decay is not None:
+            self.weight_decay = main.weight_decay
+
+    def _backend_update_step(self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any) -> None:
+        # Keras counts the steps it applied, not the calls, while it accumulates gradients.
+        iterations = tf.cast(self.iterations, tf.int64) if self.gradient_accumulation_steps else self._iterations.value
+        self._built().step(
+            trainable_variables, grads, _rate(learning_rate), iterations, self._numbers(), self._make_batch
+        )
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        """Nothing: `_backend_update_step`, which Keras calls next, decays and steps in one pass."""
+
+    def _needs_keras(self) -> bool:
+        return bool(
+            self.clipnorm
+            or self.clipvalue
+            or self.global_clipnorm
+            or self.use_ema
+            or self.gradient_accumulation_steps
+            or self.loss_scale_factor is not None
+        )
+
+    def _numbers(self) -> Hyper:
+        """The numbers of the next step but for the learning rate, which is a tensor."""
+        given = (self.beta_1, self.beta_2, self.epsilon, self.weight_decay, self.amsgrad)
+        cached = self._hyper
+        if cached is None or cached[0] != given:
+            if self.amsgrad != (self._built().rule.amsgrad != "off"):
+                raise ArgumentError("amsgrad cannot change after the optimizer is built; make a new optimizer")
+            hyper = Hyper(beta1=self.beta_1, beta2=self.beta_2, eps=self.epsilon, weight_decay=self.weight_decay or 0.0)
+            self._hyper = cached = (given, hyper)
+        return cached[1]
+
+    def _make_batch(self, variables: Sequence[Any]) -> Batch:
+        self._check_variables_are_known(variables)
+        natives = [_native(variable) for variable in variables]
+        return Batch(
+            variables=natives,
+            indices=[self._index[self._var_key(variable)] for variable in variables],
+            decays=[self._use_weight_decay(variable) for variable in natives],
+        )
+
+    def _new_variable(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
+        return self.add_variable(shape=shape, initializer="zeros", dtype=dtype, name=name)
+
+    def _built(self) -> Stepper:
+        if self._stepper is None:
+            raise StateError(f"the optimizer {self.name!r} has no moments yet: call its build(variables), or take a step")
+        return self._stepper
+
+    def _names(self) -> list[str]:
+        """The parameters' names, made distinct in their order."""
+        names: list[str] = []
+        for variable in self._trainable_variables:
+            if self._var_key(variable) in self._index:
+                name = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
+                taken = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
+                names.append(f"{name}#{taken}" if taken else name)
+        return names
+
+    def _other_variables(self) -> list[Any]:
+        """What Keras keeps beside the moments, in Keras' order."""
+        moments = set() if self._stepper is None else {id(variable) for variable in self._stepper.made}
+        return [variable for variable in self.variables if id(variable) not in moments]
+
+    def _places(self) -> list[tuple[int, int]]:
+        """(slot, parameter) in the order of Keras' files: m and v by turns, then every vmax."""
+        if self._stepper is None:
+            return []
+        count, slots = len(self._stepper.variables), len(self._stepper.rule.slots)
+        return [(s, i) for i in range(count) for s in (0, 1)] + [(2, i) for i in range(count) if slots > 2]
+
+    def _moments(self) -> list[Any]:
+        return [self._built().slots.read(slot, i) for slot, i in self._places()]
+
+
+@keras.saving.register_keras_serializable("adamas")
+class AdamW(Adam):
+    """`Adam` with decoupled weight decay on by default, as `keras.optimizers.AdamW` (Loshchilov & Hutter, 2019).
+
+    Args:
+        weight_decay: p shrinks by the factor 1 - learning_rate weight_decay at each step; default 0.004.
+
+    The other arguments, and what is raised, are those of `Adam`.
+
+    Example:
+        >>> from adamas.tensorflow import AdamW
+        >>> optimizer = AdamW(learning_rate=1e-3, weight_decay=0.01)
+        >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        kernel: Kernel = "auto",
+        **unknown: Any,
+    ) -> None:
+        if weight_decay is None:
+            raise ArgumentError("weight_decay=None: give a float, or use Adam, which has no decay by default")
+        super().__init__(
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            amsgrad,
+            weight_decay,
+            clipnorm,
+            clipvalue,
+            global_clipnorm,
+            use_ema,
+            ema_momentum,
+            ema_overwrite_frequency,
+            loss_scale_factor,
+            gradient_accumulation_steps,
+            name,
+            kernel=kernel,
+            **unknown,
+        )
+
+
+def _native(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _rate(lr: Any) -> Any:
+    """A learning rate as the kernels take it: float32 or float64. A Python number becomes Keras' float type."""
+    if isinstance(lr, keras.Variable):
+        lr = lr.value
+    elif not tf.is_tensor(lr):
+        lr = tf.constant(lr, keras.config.floatx())
+    return lr if lr.dtype in (tf.float32, tf.float64) else tf.cast(lr, tf.float32)
+
+
+def _refuse_strategy() -> None:
+    if tf.distribute.has_strategy():
+        raise UnsupportedError(
+            f"{type(tf.distribute.get_strategy()).__name__} is active; Adamas trains on one device. Make the optimizer "
+            "outside the strategy's scope, or use keras.optimizers.Adam inside it"
+        )
