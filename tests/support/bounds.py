@@ -1,0 +1,159 @@
+"""How far rounding can take a kernel from the exact result: a running error analysis, nothing tuned.
+
+In IEEE arithmetic with unit roundoff u (2^-24 for float32, 2^-53 for float64) each operation obeys
+
+    fl(x op y) = (x op y)(1 + d) + e,   |d| <= u,   |e| <= half the smallest subnormal for * and /, else 0
+
+so a value carried as (value, error), where `error` bounds |computed - exact|, gives for each operation (Higham,
+"Accuracy and Stability of Numerical Algorithms", 2002, section 3.3, without dropping the terms of second order)
+
+    x + y    error_x + error_y                              x y      |x| error_y + |y| error_x + error_x error_y
+    x / y    (error_x + |x/y| error_y) / (|y| - error_y)    sqrt x   sqrt x - sqrt(x - error_x)
+
+plus u (|result| + that error) plus e. A selection whose condition rounding can flip counts the difference of both
+sides. The scalars, computed in float64 and rounded once, start with the errors counted in `_scalar_units`.
+
+`after` sends such pairs through `adamas.rule.update`, for its order of operations; the exact results that kernels are
+compared with come from twins.py, which does not know it. A wrong formula therefore cannot widen its own tolerance by
+more than rounding does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from adamas.rule import Hyper, Rule, Scalars, power, scalars, update
+from support.twins import WIDE, Result
+
+
+class Rounded:
+    """A value, and a bound on how far the computed one is from the exact one, in arithmetic of one dtype."""
+
+    def __init__(self, value: Any, error: Any, dtype: np.dtype) -> None:
+        self.value, self.error, self.dtype = np.asarray(value, np.float64), np.asarray(error, np.float64), dtype
+
+    def _result(self, value: Any, error: Any, underflows: bool = False) -> Rounded:
+        info = np.finfo(self.dtype)
+        unit = float(info.eps) / 2
+        total = error + unit * (np.abs(value) + error)
+        return Rounded(value, total + (float(info.smallest_subnormal) / 2 if underflows else 0.0), self.dtype)
+
+    def __add__(self, other: Rounded) -> Rounded:
+        return self._result(self.value + other.value, self.error + other.error)
+
+    def __sub__(self, other: Rounded) -> Rounded:
+        return self._result(self.value - other.value, self.error + other.error)
+
+    def __mul__(self, other: Rounded) -> Rounded:
+        error = abs(self.value) * other.error + abs(other.value) * self.error + self.error * other.error
+        return self._result(self.value * other.value, error, underflows=True)
+
+    def __truediv__(self, other: Rounded) -> Rounded:
+        quotient, room = self.value / other.value, abs(other.value) - other.error
+        error = np.where(room > 0, (self.error + abs(quotient) * other.error) / np.where(room > 0, room, 1.0), np.inf)
+        return self._result(quotient, error, underflows=True)
+
+    def sqrt(self) -> Rounded:
+        root = np.sqrt(self.value)
+        return self._result(root, root - np.sqrt(np.maximum(self.value - self.error, 0.0)))
+
+    def __lt__(self, limit: float) -> SimpleNamespace:
+        return SimpleNamespace(true=self.value < limit, certain=abs(self.value - limit) > self.error)
+
+    def __gt__(self, other: Rounded) -> Either:
+        return Either(self.value > other.value, abs(self.value - other.value) > self.error + other.error)
+
+    def __ne__(self, other: object) -> Either:  # type: ignore[override]
+        assert other is self, "the formula asks `x != x` only: is it NaN?"
+        return Either(np.isnan(self.value), np.ones(self.value.shape, bool))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Either:
+    """A condition, and whether rounding cannot change it."""
+
+    def __init__(self, true: np.ndarray, certain: np.ndarray) -> None:
+        self.true, self.certain = true, certain
+
+    def __or__(self, other: Either) -> Either:
+        return Either(self.true | other.true, self.certain & other.certain)
+
+
+def _where(condition: Any, yes: Rounded, no: Rounded) -> Rounded:
+    value = np.where(condition.true, yes.value, no.value)
+    error = np.where(condition.true, yes.error, no.error)
+    either = np.maximum(yes.error, no.error) + abs(yes.value - no.value)
+    return Rounded(value, np.where(condition.certain, error, either), yes.dtype)
+
+
+_XP = SimpleNamespace(
+    abs=lambda x: Rounded(abs(x.value), x.error, x.dtype),
+    sqrt=Rounded.sqrt,
+    where=_where,
+    zeros_like=lambda x: Rounded(np.zeros_like(x.value), np.zeros_like(x.value), x.dtype),
+)
+
+
+def _scalar_units(rule: Rule, hyper: Hyper, t: int) -> Scalars:
+    """Relative errors of `adamas.rule.scalars` in units of 2^-53, counted from its operations.
+
+    beta^t by repeated squaring has at most 2 t units (a squaring doubles the units and adds one); bc = 1 - beta^t turns
+    them into 2 t beta^t / bc, plus 1 of its own; a square root halves, a product or quotient adds up and adds 1.
+    """
+    bc1, bc2 = 1.0 - power(hyper.beta1, t), 1.0 - power(hyper.beta2, t)
+    units1, units2 = 1.0 + 2 * t * (1.0 - bc1) / bc1, 1.0 + 2 * t * (1.0 - bc2) / bc2
+    root = units2 / 2 + 1.0
+    shrink = hyper.lr * hyper.weight_decay
+    return Scalars(
+        grad_scale=0.0,
+        coupled=0.0,
+        c1=1.0,
+        c2=1.0,
+        r2=units2 + 1.0,
+        eps_root=units2 + 1.0,
+        alpha=root + units1 + 2.0,
+        eps=root + 1.0,
+        keep=1.0 + shrink / abs(1.0 - shrink),
+    )
+
+
+def after(rule: Rule, hyper: Hyper, p: np.ndarray, gradients: Sequence[np.ndarray]) -> Result:
+    """Bounds on |computed - exact| of p, m, v and vmax after all steps from zero moments, in p's dtype."""
+    dtype = p.dtype
+    single = float(np.finfo(np.float32).eps) / 2 if dtype == np.float32 else 0.0
+    exact = np.zeros(p.shape)
+    parameter = Rounded(p, exact, dtype)
+    slots: tuple[Rounded, ...] = tuple(Rounded(exact, exact, dtype) for _ in rule.slots)
+    for t, g in enumerate(gradients, 1):
+        numbers = scalars(rule, hyper, t)
+        units = _scalar_units(rule, hyper, t)
+        s = Scalars(
+            *(Rounded(x, abs(x) * (single + n * 2.0**-53) * 1.01, dtype) for x, n in zip(numbers, units, strict=True))
+        )
+        coupled = rule.decay == "coupled" and hyper.weight_decay != 0.0
+        tiny = float(np.finfo(dtype).tiny)
+        parameter, slots = update(parameter, Rounded(g, exact, dtype), slots, s, coupled=coupled, tiny=tiny, xp=_XP)
+    # The twin rounds too, in WIDE, in about as many operations; the bound itself was computed in float64.
+    twin = 4 * float(np.finfo(WIDE).eps) / float(np.finfo(dtype).eps)
+    errors = [x.error * (1.0 + twin + 1e-6) for x in (parameter, *slots)]
+    return Result(*errors) if len(errors) == 4 else Result(*errors, None)
+
+
+def excess(computed: Result, exact: Result, bound: Result) -> float:
+    """The largest |computed - exact| in units of its bound, over p, m, v and vmax: at most 1 for the right formula."""
+    worst = 0.0
+    for mine, right, room in zip(computed, exact, bound, strict=True):
+        if right is None:
+            assert mine is None
+            continue
+        assert mine is not None
+        assert mine.shape == right.shape
+        difference = np.abs(mine.astype(WIDE) - right.astype(WIDE)).astype(np.float64)
+        over = np.where(difference == 0.0, 0.0, difference / np.maximum(room, np.finfo(np.float64).tiny))
+        worst = max(worst, float(np.max(over))) if not np.isnan(over).any() else float("inf")
+    return worst
