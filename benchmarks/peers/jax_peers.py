@@ -1,9 +1,10 @@
-"""optax.adam under jit with donated buffers; and the plain training loop, an epoch of it one compiled scan."""
+"""optax.adam under jit with donated buffers; and the plain training loop, a compiled call a step or an epoch."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,7 +45,6 @@ def fit(width: int, epochs: int) -> dict[str, Callable[[], None]]:
         for limit in [np.sqrt(6 / (n + k))]
     ]
     optimizer = optax.adam(1e-3)
-    held = {"params": params, "state": optimizer.init(params)}
 
     def loss(params: Any, rows: Any) -> Any:
         h = x[rows]
@@ -53,26 +53,34 @@ def fit(width: int, epochs: int) -> dict[str, Callable[[], None]]:
         logits = h @ params[-1][0] + params[-1][1]
         return optax.softmax_cross_entropy_with_integer_labels(logits, y[rows]).mean()
 
+    @partial(jax.jit, donate_argnums=0)
     def one(carry: tuple[Any, Any], rows: Any) -> tuple[tuple[Any, Any], Any]:
         params, state = carry
         value, grads = jax.value_and_grad(loss)(params, rows)
         updates, state = optimizer.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    def epoch(params: Any, state: Any, whole: Any, rest: Any) -> tuple[Any, Any]:
-        carry, _ = jax.lax.scan(one, (params, state), whole)
-        (params, state), _ = one(carry, rest)  # the last, partial batch
-        return params, state
+    @partial(jax.jit, donate_argnums=0)
+    def epoch(carry: Any, whole: Any, rest: Any) -> Any:
+        carry, _ = jax.lax.scan(one, carry, whole)
+        return one(carry, rest)[0]  # the last, partial batch
 
-    compiled = jax.jit(epoch, donate_argnums=(0, 1))
+    carries = {name: jax.tree.map(jnp.copy, (params, optimizer.init(params))) for name in ("step", "epoch")}
 
-    def run() -> None:
+    def a_step() -> None:
+        carry = carries["step"]
+        for number in range(epochs):
+            rows = order(number)
+            for start in range(0, len(rows), BATCH):
+                carry, _ = one(carry, rows[start : start + BATCH])
+        carries["step"] = jax.block_until_ready(carry)
+
+    def an_epoch() -> None:
+        carry = carries["epoch"]
         for number in range(epochs):
             rows = order(number)
             cut = len(rows) // BATCH * BATCH
-            held["params"], held["state"] = compiled(
-                held["params"], held["state"], rows[:cut].reshape(-1, BATCH), rows[cut:]
-            )
-        jax.block_until_ready(held)
+            carry = epoch(carry, rows[:cut].reshape(-1, BATCH), rows[cut:])
+        carries["epoch"] = jax.block_until_ready(carry)
 
-    return {"JAX loop, optax adam": run}
+    return {"JAX loop, a jit call a step": a_step, "JAX loop, a scan an epoch": an_epoch}
