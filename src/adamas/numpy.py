@@ -108,6 +108,7 @@ class Adam:
         self._given = params
         self._names, self._params = _named(params)
         self._known = frozenset(self._names)
+        self._zero_d = [i for i, param in enumerate(self._params) if np.ndim(param) == 0]
         for name, param in zip(self._names, self._params, strict=True):
             if not isinstance(param, np.ndarray):
                 raise ArrayError(f"tensor {name!r}: the parameter is a {type(param).__name__}; give a numpy.ndarray")
@@ -306,6 +307,10 @@ class Adam:
             ordered, current = list(grads), self._given
         if len(current) != len(self._params) or not all(map(is_, current, self._params)):
             self._check_replaced()
+        for i in self._zero_d:  # NumPy's functions return numbers, not arrays, of no dimension
+            grad: Any = ordered[i]
+            if isinstance(grad, np.generic):
+                ordered[i] = np.asarray(grad)
         return ordered
 
     def _check_replaced(self) -> None:

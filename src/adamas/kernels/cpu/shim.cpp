@@ -115,9 +115,16 @@ class Plan {
         throw std::invalid_argument("step: t must be at least 1");
       if (max_norm) {
         adamas_run_all(plan_, ADAMAS_PHASE_NORM);
-        norm = std::fabs(grad_scale) * std::sqrt(adamas_finish(plan_, ADAMAS_PHASE_NORM));
-        const double factor = *max_norm / (norm + 1e-6);  // torch.nn.utils.clip_grad_norm_
-        if (!(factor >= 1.0)) grad_scale *= factor;       // a NaN norm makes every gradient NaN, as there
+        volatile double sum = adamas_finish(plan_, ADAMAS_PHASE_NORM);
+        // torch.nn.utils.clip_grad_norm_; a NaN norm makes every gradient NaN, as there. `volatile` keeps the arithmetic
+        // between enter and leave, and from being contracted into fused multiply-adds.
+        const uint64_t before = adamas_ieee_enter();
+        volatile double n = std::fabs(grad_scale) * std::sqrt(sum);
+        volatile double factor = *max_norm / (n + 1e-6);
+        volatile double scale = factor >= 1.0 ? grad_scale : grad_scale * factor;
+        adamas_ieee_leave(before);
+        norm = n;
+        grad_scale = scale;
       }
       adamas_set_grad_scale(plan_, grad_scale);
       adamas_run_all(plan_, ADAMAS_PHASE_UPDATE);
