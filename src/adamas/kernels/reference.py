@@ -203,9 +203,10 @@ def _environment() -> tuple[ctypes._FuncPointer, ctypes._FuncPointer, ctypes.c_v
 
 
 def _check_arithmetic() -> None:
-    small, third = np.float32(2.0**-126), np.float32(1) / np.float32(3)
-    kept = small * np.float32(0.5) != 0 and np.float32(2.0**-149) + np.float32(0) != 0
-    if not (kept and third == np.float32(0.3333333432674408) and -third == np.float32(-0.3333333432674408)):
+    kept = np.float32(2.0**-126) * np.float32(0.5) != 0 and np.float32(2.0**-149) + np.float32(0) != 0
+    third, three = float.fromhex("0x1.555556p-2"), np.float32(3)  # rounded up, so -1/3 is rounded down
+    nearest = np.float32(1) / three == third and np.float32(-1) / three == -third
+    if not (kept and nearest):
         raise KernelError(
             "this thread flushes subnormal numbers to zero or does not round to nearest, and the reference kernel "
             "cannot change that on this system; call it from a thread that does neither"

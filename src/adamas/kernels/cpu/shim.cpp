@@ -154,8 +154,14 @@ class Plan {
   bool fits(size_t i, PyObject* object) const {
     PyArrayObject* p = as_array(params_[i].ptr());
     PyArrayObject* g = as_array(object);
-    return g && plain(g) && plain(p) && PyArray_ISWRITEABLE(p) && PyArray_NDIM(g) == PyArray_NDIM(p) &&
-           std::equal(PyArray_DIMS(g), PyArray_DIMS(g) + PyArray_NDIM(g), PyArray_DIMS(p));
+    // A parameter may have been resized in place since; its first slot still has the shape that the plan was made for.
+    return g && plain(g) && plain(p) && PyArray_ISWRITEABLE(p) && same_shape(g, p) &&
+           same_shape(p, as_array(kept_[i].ptr()));
+  }
+
+  static bool same_shape(PyArrayObject* a, PyArrayObject* b) {
+    return PyArray_NDIM(a) == PyArray_NDIM(b) &&
+           std::equal(PyArray_DIMS(a), PyArray_DIMS(a) + PyArray_NDIM(a), PyArray_DIMS(b));
   }
 
   // Keeps the sorted intervals of everything that is written; made anew when a parameter has moved. True on a clash.

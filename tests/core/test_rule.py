@@ -1,0 +1,164 @@
+"""The rule: its switches and numbers are checked, and its scalars are the exact ones, rounded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError, astuple, replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import adamas
+from adamas.errors import ArgumentError
+from adamas.kernels import cpu
+from adamas.kernels.cpu import _shim
+from adamas.rule import PRESETS, Hyper, Rule, power, scalars, update
+
+RULES = [
+    Rule(e, d, a, x)
+    for e in ("paper", "keras")
+    for d in ("decoupled", "coupled")
+    for a in ("off", "raw", "corrected")
+    for x in (False, True)
+    if (e, a) != ("keras", "corrected")
+]
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"eps_mode": "torch"}, "eps_mode='torch': give one of 'paper', 'keras'"),
+        ({"decay": "l2"}, "decay='l2': give one of 'decoupled', 'coupled'"),
+        ({"amsgrad": True}, "amsgrad=True: give one of 'off', 'raw', 'corrected'"),
+        ({"maximize": 1}, "maximize=1: give one of False, True"),
+        ({"eps_mode": "keras", "amsgrad": "corrected"}, "use amsgrad='raw'"),
+    ],
+)
+def test_illegal_switches_are_refused(switches: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        Rule(**switches)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["lr", "eps", "eps_root", "weight_decay"])
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, "1", None, True, 1j])
+def test_illegal_numbers_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=f"{name}=.*finite number of at least 0"):
+        Hyper(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, 1.5, math.nan, "0.9", False])
+def test_illegal_betas_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=rf"{name}=.*\[0, 1\)"):
+        Hyper(**{name: value})  # type: ignore[arg-type]
+
+
+def test_limits_are_allowed() -> None:
+    assert astuple(Hyper(0, 0, 0, 0, 0, 0)) == (0,) * 6
+    assert Hyper(np.float32(0.1)).lr == np.float32(0.1)
+    with pytest.raises(FrozenInstanceError):
+        Hyper().lr = 2.0  # type: ignore[misc]
+
+
+def test_the_slots_are_those_the_rule_needs() -> None:
+    assert [(s.name, s.kind, s.initial) for s in Rule(amsgrad="raw").slots] == [
+        ("m", "signed", "zero"),
+        ("v", "non-negative", "zero"),
+        ("vmax", "non-negative", "zero"),
+    ]
+    assert [s.name for s in Rule().slots] == ["m", "v"]
+
+
+def test_presets_are_the_peers_defaults() -> None:
+    """Written down from the peers' documentation; tests/torch, tests/jax and tests/tensorflow compare with them."""
+    assert {name: (p.rule.eps_mode, p.rule.decay, p.rule.amsgrad, p.hyper.eps, p.hyper.weight_decay)
+            for name, p in PRESETS.items()} == {
+        "torch.Adam": ("paper", "coupled", "off", 1e-8, 0.0),
+        "torch.AdamW": ("paper", "decoupled", "off", 1e-8, 1e-2),
+        "keras.Adam": ("keras", "decoupled", "off", 1e-7, 0.0),
+        "keras.AdamW": ("keras", "decoupled", "off", 1e-7, 4e-3),
+        "optax.adam": ("paper", "decoupled", "off", 1e-8, 0.0),
+        "optax.adamw": ("paper", "decoupled", "off", 1e-8, 1e-4),
+        "optax.amsgrad": ("paper", "decoupled", "corrected", 1e-8, 0.0),
+    }  # fmt: skip
+    assert {
+        (p.hyper.lr, p.hyper.beta1, p.hyper.beta2, p.hyper.eps_root, p.rule.maximize) for p in PRESETS.values()
+    } == {(1e-3, 0.9, 0.999, 0.0, False)}
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True), st.integers(0, 3000))
+def test_powers_are_right_to_their_counted_error(x: float, n: int) -> None:
+    exact = Fraction(x) ** n
+    room = Fraction(2 * n + 1, 2**53) * exact + Fraction(n + 1, 2**1074)
+    assert abs(Fraction(power(x, n)) - exact) <= room
+
+
+numbers = st.builds(
+    Hyper,
+    lr=st.floats(0, 1e3),
+    beta1=st.floats(0, 1, exclude_max=True),
+    beta2=st.floats(0, 1, exclude_max=True),
+    eps=st.floats(0, 1),
+    eps_root=st.floats(0, 1),
+    weight_decay=st.floats(0, 10),
+)
+
+
+@given(st.sampled_from(RULES), numbers, st.integers(1, 2**62), st.floats(-1e3, 1e3))
+def test_libadamas_computes_the_same_scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float) -> None:
+    mine = scalars(rule, hyper, t, grad_scale)
+    theirs = _shim.scalars(cpu.rule_codes(rule), astuple(hyper), t, grad_scale)
+    assert np.array(mine).tobytes() == np.array(theirs).tobytes()
+
+
+def test_scalars_of_the_first_step_by_hand() -> None:
+    hyper = Hyper(lr=0.1, beta1=0.5, beta2=0.75, eps=1e-3, eps_root=0.01, weight_decay=0.2)
+    torch = scalars(Rule(decay="coupled"), hyper, 1)
+    assert (torch.grad_scale, torch.coupled, torch.c1, torch.c2, torch.r2, torch.keep) == (1, 0.2, 0.5, 0.25, 1, 1)
+    assert (torch.alpha, torch.eps, torch.eps_root) == (0.1 * 0.5 / 0.5, 1e-3 * 0.5, 0.01 * 0.25)
+    keras = scalars(Rule("keras", maximize=True), hyper, 1, grad_scale=0.25)
+    assert (keras.grad_scale, keras.coupled, keras.eps, keras.keep) == (-0.25, 0, 1e-3, 1 - 0.1 * 0.2)
+    optax = scalars(Rule(amsgrad="corrected"), hyper, 1)
+    assert (optax.r2, optax.alpha, optax.eps, optax.eps_root) == (4.0, 0.1 / 0.5, 1e-3, 0.01)
+
+
+def test_the_first_step_moves_by_lr() -> None:
+    """At t = 1 the corrected moments are g and g^2, so without eps every element moves by lr, whatever its gradient."""
+    g = np.array([1e-6, -3.0, 1e4])
+    s = scalars(Rule(), Hyper(lr=0.5, eps=0.0), 1)
+    p, _ = update(np.zeros(3), g, (np.zeros(3), np.zeros(3)), s, coupled=False, tiny=np.finfo(float).tiny)
+    np.testing.assert_allclose(p, [-0.5, 0.5, -0.5], rtol=1e-14)
+
+
+def test_a_moment_below_the_smallest_normal_number_is_stored_as_zero() -> None:
+    tiny = np.finfo(np.float32).tiny
+    m = np.array([tiny, -tiny, 1.2 * tiny, 2 * tiny, np.nan], np.float32)
+    s = scalars(Rule(), Hyper(), 5)
+    s32 = type(s)(*map(np.float32, s))
+    zero = np.zeros(5, np.float32)
+    _, (new, _) = update(zero, zero, (m, zero), s32, coupled=False, tiny=tiny)
+    assert new[:2].tolist() == [0.0, 0.0]
+    assert new[2] > 0
+    assert new[3] > 0
+    assert np.isnan(new[4])
+
+
+def test_amsgrad_never_shrinks_and_propagates_nan() -> None:
+    s = scalars(Rule(amsgrad="raw"), Hyper(), 1)
+    zero = np.zeros(3)
+    vmax = np.array([1.0, 0.0, np.nan])
+    _, (_, v, new) = update(
+        zero, np.array([1.0, 2.0, 1.0]), (zero, zero, vmax), s, coupled=False, tiny=np.finfo(float).tiny
+    )
+    assert new[0] == 1.0
+    assert new[1] == v[1] > 0
+    assert np.isnan(new[2])
+
+
+def test_rules_and_numbers_are_public() -> None:
+    assert adamas.Rule is Rule
+    assert adamas.Hyper is Hyper
+    assert replace(PRESETS["torch.Adam"].rule, amsgrad="raw") == Rule(decay="coupled", amsgrad="raw")
