@@ -1,0 +1,116 @@
+"""Which step program trains a model: a fixed table of kinds, never a timing.
+
+A timing would choose differently from one run to the next, and dropout masks and the last bits of sums differ between a
+program compiled by XLA and one that is not.
+
+Samples per second, batch 32, two cores of an x86-64 server, TensorFlow 2.21, 2026-11:
+
+    model                   graph     xla-loop
+    digits MLP, width 64    334,000    698,000
+    digits MLP, width 512    24,800     41,700
+    small transformer           388        598
+    small CNN                 2,690        320
+
+XLA's convolutions on CPUs are slow, and of kinds that were not measured nothing is known: both get `graph`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from adamas.errors import ArgumentError
+
+PROGRAMS = ("graph", "xla-loop")
+
+# Keras' own layers, by class name, that XLA compiles into code at least as fast as TensorFlow's kernels. Each of them
+# is trained with both programs by tests/train/test_fit_choose.py.
+_LAYERS = frozenset(
+    """
+    InputLayer Dense EinsumDense Identity Rescaling
+    Activation ReLU LeakyReLU PReLU ELU Softmax
+    Dropout SpatialDropout1D GaussianDropout GaussianNoise ActivityRegularization
+    BatchNormalization LayerNormalization UnitNormalization
+    Add Subtract Multiply Average Maximum Minimum Concatenate Dot
+    Flatten Reshape Permute RepeatVector
+    Embedding Attention MultiHeadAttention GlobalAveragePooling1D GlobalMaxPooling1D
+    """.split()
+)
+_CONTAINERS = frozenset({"Sequential", "Functional"})
+_METRICS = frozenset(
+    """
+    Mean MeanMetricWrapper Sum MeanSquaredError RootMeanSquaredError MeanAbsoluteError MeanAbsolutePercentageError
+    MeanSquaredLogarithmicError Accuracy BinaryAccuracy CategoricalAccuracy SparseCategoricalAccuracy
+    TopKCategoricalAccuracy SparseTopKCategoricalAccuracy BinaryCrossentropy CategoricalCrossentropy
+    SparseCategoricalCrossentropy KLDivergence Poisson Hinge SquaredHinge CategoricalHinge CompileMetrics
+    """.split()
+)
+
+
+def choose_program(model: Any) -> str:
+    """The step program that `fit(model, ..., program="auto")` uses: "graph" or "xla-loop".
+
+    "xla-loop" if the model was compiled with `jit_compile=True` (Keras sets it by itself where it finds a GPU), or if
+    it is a `keras.Sequential` or functional model and each of its layers, its losses, metrics and optimizer are of
+    kinds that are known to be faster that way; else "graph". The same model gets the same answer on every CPU.
+
+    Args:
+        model: a compiled Keras model.
+
+    Raises:
+        ArgumentError: not a Keras model, or not compiled.
+    """
+    if not isinstance(model, keras.Model):
+        raise ArgumentError(f"choose_program takes a keras.Model, not {type(model).__name__}")
+    if not model.compiled:
+        raise ArgumentError("the model is not compiled: call model.compile(optimizer=..., loss=...)")
+    if model.jit_compile:
+        return "xla-loop"
+    return "graph" if any(True for _ in _unknown(model)) else "xla-loop"
+
+
+def _unknown(model: Any) -> Iterator[object]:
+    """What the table does not know of a model."""
+    yield from _unknown_layers(model)
+    if not type(model.optimizer).__module__.startswith(("keras.", "adamas.")):
+        yield model.optimizer
+    if type(model.optimizer).__name__ == "LossScaleOptimizer":  # branches on whether gradients are finite: not measured
+        yield model.optimizer
+    yield from _foreign(keras.tree.flatten(model.loss))
+    for metric in model.metrics:
+        if not (_is_keras(metric) and type(metric).__name__ in _METRICS):
+            yield metric
+        for wrapped in getattr(metric, "metrics", [metric]):
+            if not (_is_keras(wrapped) and type(wrapped).__name__ in _METRICS):
+                yield wrapped
+            yield from _foreign([getattr(wrapped, "_fn", None)])  # MeanMetricWrapper around a function
+
+
+def _unknown_layers(model: Any) -> Iterator[object]:
+    if not (_is_keras(model) and type(model).__name__ in _CONTAINERS):
+        yield model
+        return
+    operations = model.operations if type(model).__name__ == "Functional" else model.layers
+    for layer in operations:
+        if isinstance(layer, keras.Model):
+            yield from _unknown_layers(layer)
+        elif not (_is_keras(layer) and type(layer).__name__ in _LAYERS):
+            yield layer
+        else:
+            for name, value in vars(layer).items():
+                if name.endswith(("activation", "regularizer", "constraint")):
+                    yield from _foreign([value])
+
+
+def _foreign(values: list[Any]) -> Iterator[object]:
+    """Functions and objects that are neither Keras' own nor a name of one."""
+    for value in values:
+        if value is not None and not isinstance(value, str) and not _is_keras(value):
+            yield value
+
+
+def _is_keras(value: Any) -> bool:
+    module = value.__module__ if isinstance(value, type) or callable(value) else type(value).__module__
+    return str(module).startswith("keras.")

@@ -1,0 +1,153 @@
+"""What `fit` is given: checked, and put where the step programs read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from adamas.errors import ArgumentError, DataError, UnsupportedError
+
+# Methods of a model that `fit` replaces: a model with its own is trained as its author meant by Keras alone.
+_REPLACED = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "make_test_function")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples as tensors: x and, where given, y and sample weights, with one row an example each."""
+
+    tensors: tuple[Any, ...]
+    has: tuple[bool, bool]  # y, sample weights
+
+    @property
+    def count(self) -> int:
+        """How many examples."""
+        return int(self.tensors[0].shape[0])
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no compiled Keras model on TensorFlow, or does in training what `fit` does not.
+
+    Raises:
+        ArgumentError: not a compiled Keras model.
+        UnsupportedError: something that only `model.fit` honours.
+    """
+    if not isinstance(model, keras.Model):
+        raise ArgumentError(f"fit takes a compiled keras.Model, not {type(model).__name__}")
+    if not model.compiled or model.optimizer is None:
+        raise ArgumentError("the model is not compiled: call model.compile(optimizer=..., loss=...)")
+    if keras.backend.backend() != "tensorflow":
+        raise UnsupportedError(
+            f"Keras runs on {keras.backend.backend()!r} and adamas.train.fit needs 'tensorflow': use model.fit, or set "
+            "Keras' backend to tensorflow before it is imported"
+        )
+    for name in _REPLACED:
+        if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name):
+            raise UnsupportedError(
+                f"{type(model).__name__} has its own {name}, which adamas.train.fit would not call: use model.fit"
+            )
+    if model.run_eagerly:
+        raise UnsupportedError(
+            "the model was compiled with run_eagerly=True and adamas.train.fit always compiles: use model.fit, or "
+            "compile with run_eagerly=False"
+        )
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        raise UnsupportedError(
+            "adamas.train.fit trains on one device and the model has a tf.distribute strategy: use model.fit"
+        )
+
+
+def rows_of(
+    x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None, *, what: str = ""
+) -> Rows:
+    """Check arrays and turn them into tensors, once for the whole training.
+
+    Floating-point arrays become `keras.config.floatx()`, as in `model.fit`; integers and booleans stay what they are.
+
+    Args:
+        x, y, sample_weight: NumPy arrays or dense tensors with the same number of rows; y and sample_weight or None.
+        class_weight: weights by class, in place of sample_weight.
+        what: "validation " for the messages about validation data.
+
+    Raises:
+        UnsupportedError: not an array.
+        DataError: no rows, or not the same number.
+        ArgumentError: both kinds of weights.
+    """
+    given = {"x": x, "y": y, "sample_weight": sample_weight}
+    arrays = {name: _dense(value, what + name) for name, value in given.items() if value is not None}
+    if "x" not in arrays:
+        raise ArgumentError(f"{what}x is None: give an array with one row an example")
+    counts = {name: int(values.shape[0]) for name, values in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{what}arrays differ in their number of rows: {_listed(counts)}")
+    if counts["x"] == 0:
+        raise DataError(f"{what}x has no rows: nothing to train on" if not what else f"{what}x has no rows")
+    if class_weight is not None:
+        if sample_weight is not None:
+            raise ArgumentError("class_weight and sample_weight were both given: give one of them")
+        if y is None:
+            raise ArgumentError("class_weight needs y, the class of each example")
+        arrays["sample_weight"] = _weights(arrays["y"], class_weight)
+    with tf.device(None):
+        tensors = tuple(tf.convert_to_tensor(values) for values in arrays.values())
+    return Rows(tensors, ("y" in arrays, "sample_weight" in arrays))
+
+
+def split_off(fraction: float, *arrays: Any) -> tuple[list[Any], list[Any]]:
+    """The first rows, and the last `fraction` of them, of each array: Keras' `validation_split`."""
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0.0 < fraction < 1.0:
+        raise ArgumentError(f"validation_split={fraction!r}: give a number between 0 and 1")
+    rows = int(arrays[0].shape[0]) if getattr(arrays[0], "shape", ()) else 0
+    at = math.floor(rows * (1.0 - fraction))
+    if at in (0, rows):
+        raise DataError(f"validation_split={fraction} of {rows} rows leaves one part empty; give more data")
+    return [a if a is None else a[:at] for a in arrays], [a if a is None else a[at:] for a in arrays]
+
+
+def _dense(value: Any, name: str) -> Any:
+    if isinstance(value, (tf.Variable, keras.Variable)):
+        value = tf.convert_to_tensor(value)
+    if not isinstance(value, (np.ndarray, tf.Tensor)) or (isinstance(value, tf.Tensor) and not hasattr(value, "numpy")):
+        raise UnsupportedError(
+            f"{name} is of type {type(value).__name__}: adamas.train.fit takes NumPy arrays and dense eager tensors; "
+            "convert it with numpy.asarray, or use model.fit"
+        )
+    dtype = np.dtype(value.dtype if isinstance(value, np.ndarray) else value.dtype.as_numpy_dtype)
+    floating = keras.backend.is_float_dtype(dtype.name)
+    if not (floating or dtype.kind in "biu"):
+        raise UnsupportedError(
+            f"{name} has dtype {dtype}: adamas.train.fit takes numbers and booleans; encode it first, or use model.fit"
+        )
+    if len(value.shape) == 0:
+        raise DataError(f"{name} is a single number: give an array with one row an example")
+    if floating and dtype.name != keras.config.floatx():
+        value = (
+            value.astype(keras.config.floatx())
+            if isinstance(value, np.ndarray)
+            else tf.cast(value, keras.config.floatx())
+        )
+    return value
+
+
+def _weights(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
+    """One weight an example: that of its class, 1 for a class without one."""
+    if not isinstance(class_weight, Mapping):
+        raise ArgumentError(f"class_weight={class_weight!r}: give a dictionary from class number to weight")
+    classes = np.asarray(y)
+    if classes.ndim > 1:  # one-hot, or one column of class numbers
+        classes = classes.argmax(axis=-1) if classes.shape[-1] != 1 else classes.squeeze(axis=-1)
+    if classes.ndim != 1:
+        raise ArgumentError(f"class_weight takes one class an example, and y has shape {tuple(y.shape)}")
+    present, inverse = np.unique(np.round(classes).astype(np.int64), return_inverse=True)
+    weights = np.array([class_weight.get(int(c), 1.0) for c in present], dtype=keras.config.floatx())
+    return np.asarray(weights[inverse])
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
