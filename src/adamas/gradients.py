@@ -14,6 +14,8 @@ The value measured is D(h/2). Its tolerance is not chosen but computed, for each
 3. Rounding of f: (8 s + 8 s) / h, where s is the standard deviation of f's rounding error. It is measured with a
    difference table (More & Wild, "Estimating Computational Noise", SIAM J. Sci. Comput. 33, 2011): at 8 points so close
    together that f is a straight line, the high differences of f are noise alone. At least one unit in the last place.
+   An f that computes in float32 is constant there and would seem to have none: it is refused, because it is also
+   constant over a distance in which its slope says that it changes by 64 units in the last place.
 4. Rounding of the gradient: 128 u times the tensor's largest, where u is the unit roundoff of its dtype (2^-24, 2^-53).
    The rounding error of a sum of n similar products is near sqrt(n) u times their size; that is n = 16,000.
 
@@ -27,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +40,7 @@ _NOISE_STEP = 2.0**-40  # between the points of the difference table
 _NOISE_POINTS = 8
 _SIGMAS = 8.0
 _GRADIENT_ROUNDINGS = 128.0
-_JUDGED = 1e-2  # a tolerance up to this part of the tensor's largest gradient shows a mistake that matters
+_JUDGED = 1e-3  # a tolerance up to this part of the tensor's largest gradient shows a mistake that matters
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,13 @@ def check_gradients(
             continue
         scale = float(np.max(np.abs(gradient), where=np.isfinite(gradient), initial=0.0))
         own = _GRADIENT_ROUNDINGS * float(np.finfo(grad.dtype).eps) / 2 * scale
+        chosen = _chosen(gradient, samples, rng).tolist()
+        slopes = [function.slopes(flat, i) for i in chosen]
         noise = function.noise(flat, rng)
-        for i in _chosen(gradient, samples, rng).tolist():
-            measured, bend, rounding = function.derivative(flat, i, noise)
+        steepest = max(range(len(slopes)), key=lambda k: abs(slopes[k].measured))
+        function.check_precision(name, flat, chosen[steepest], slopes[steepest])
+        for i, slope in zip(chosen, slopes, strict=True):
+            measured, bend, rounding = slope.measured, slope.truncation + slope.kink, 2 * _SIGMAS * noise / slope.step
             tolerance = bend + rounding + own
             sharp = tolerance <= _JUDGED * max(scale, abs(measured))
             precise = bend <= rounding and noise <= 2.0**-40 * abs(function.base)  # good enough to see a 0 as 0
@@ -153,8 +159,8 @@ def check_gradients(
                 wrong.append((excess, WrongElement(name, index, float(gradient[i]), measured, tolerance)))
     if uncertain and not checked:
         raise ArgumentError(
-            f"none of {uncertain} elements could be judged: f has a kink at each, or computes in less than float64; "
-            "give parameters away from its kinks, and compute in the parameters' dtype inside f"
+            f"none of {uncertain} elements could be judged: f has a kink at each, or is too noisy; "
+            "give parameters away from its kinks, and compute in float64 in f"
         )
     wrong.sort(key=lambda pair: -pair[0])
     report = GradientReport(tuple(element for _, element in wrong), checked, uncertain, largest)
@@ -162,6 +168,15 @@ def check_gradients(
         more = f" ({len(wrong) - 1} more of {checked} elements checked are wrong)" if len(wrong) > 1 else ""
         raise GradientError(f"{report.wrong[0]}{more}; correct the gradient, or the function")
     return report
+
+
+class _Slope(NamedTuple):
+    """D(h/2) by one element, h, and the first two terms of its tolerance."""
+
+    measured: float
+    step: float
+    truncation: float
+    kink: float
 
 
 class _Function:
@@ -213,8 +228,27 @@ class _Function:
                 estimates.append(math.sqrt(gamma * float(np.mean(table**2))))
         return max(estimates)
 
-    def derivative(self, flat: np.ndarray, i: int, noise: float) -> tuple[float, float, float]:
-        """D(h/2) by element i, and its tolerance: what bends f (truncation and kinks), and what rounds it."""
+    def check_precision(self, name: str, flat: np.ndarray, i: int, slope: _Slope) -> None:
+        """f must change where its slope says so; one that computes in fewer digits does not."""
+        x = float(flat[i])
+        change = 64.0 * float(np.spacing(abs(self.base)))
+        near_a_kink = not slope.truncation + slope.kink < abs(slope.measured) / 2  # f may be flat here; or it is NaN
+        if near_a_kink or abs(slope.measured) * slope.step / 2 <= change:
+            return
+        distance = max(change / abs(slope.measured), 4.0 * float(np.spacing(abs(x))))
+        results = []
+        for moved in (x - distance, x + distance):  # on one side of a kink it may be constant
+            flat[i] = moved
+            results.append(self())
+        flat[i] = x
+        if results[0] == results[1] == self.base:
+            raise ArgumentError(
+                f"f has a slope by tensor {name!r} and does not change over a small distance, so it computes in less "
+                "than float64; compute in the dtype of its parameters in f"
+            )
+
+    def slopes(self, flat: np.ndarray, i: int) -> _Slope:
+        """The derivative by element i."""
         x = float(flat[i])
         h = _STEP * max(1.0, abs(x))
         slopes = []
@@ -230,7 +264,7 @@ class _Function:
         measured = (forward_half + backward_half) / 2
         truncation = 2 * abs((forward + backward) / 2 - measured)
         kink = abs(2 * (forward_half - backward_half) - (forward - backward))
-        return measured, truncation + kink, 2 * _SIGMAS * noise / h
+        return _Slope(measured, h, truncation, kink)
 
 
 def _chosen(gradient: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

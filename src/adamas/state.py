@@ -133,6 +133,9 @@ class State:
             if not isinstance(group, int) or not 0 <= group < max(len(self.hypers), 1):
                 found.append(f"{name}: group {group!r} is not an index into hypers")
             arrays = list(slots.values())
+            if not all(isinstance(array, np.ndarray) for array in arrays):
+                found.append(f"{name}: slots must be arrays, not {[type(a).__name__ for a in arrays]}")
+                continue
             if any(array.dtype.name not in _DTYPES for array in arrays):
                 found.append(f"{name}: slots must be float32 or float64, not {[a.dtype.name for a in arrays]}")
             if len({(array.shape, array.dtype) for array in arrays}) > 1:

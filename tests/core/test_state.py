@@ -1,0 +1,258 @@
+"""The portable checkpoint: exact, whole or not there at all, and refused when it is damaged or belongs elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from support.stepping import same_bits
+
+from adamas import state
+from adamas.errors import StateError
+from adamas.numpy import Adam, AdamW
+from adamas.rule import Hyper, Rule
+from adamas.state import State
+
+
+def optimizer(dtype: type[np.floating] = np.float32, **settings: object) -> tuple[AdamW, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(8)
+    params = {
+        "dense/kernel": rng.standard_normal((4, 3)),
+        "b": rng.standard_normal(3),
+        "s": np.zeros(()),
+        "e": np.zeros(0),
+    }
+    params = {name: np.asarray(p, dtype) for name, p in params.items()}
+    made = AdamW(params, lr=0.1, **settings)  # type: ignore[arg-type]
+    for _ in range(3):
+        made.step({name: np.asarray(rng.standard_normal(p.shape), dtype) for name, p in params.items()})
+    made.step({"b": params["b"].copy()})
+    return made, params
+
+
+def equal(a: State, b: State) -> bool:
+    return (a.rule, a.names, dict(a.steps), list(a.hypers), dict(a.groups)) == (
+        b.rule,
+        b.names,
+        dict(b.steps),
+        list(b.hypers),
+        dict(b.groups),
+    ) and all(same_bits(a.slots[n][s], b.slots[n][s]) for n in a.names for s in a.slots[n])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_what_is_written_is_read(tmp_path: Path, dtype: type[np.floating], amsgrad: bool) -> None:
+    made, params = optimizer(dtype, amsgrad=amsgrad)
+    state.save(tmp_path / "a.safetensors", made)
+    read = state.load(tmp_path / "a.safetensors")
+    assert equal(read, made.portable_state())
+    assert read.steps == {"dense/kernel": 3, "b": 4, "s": 3, "e": 3}
+    assert read.shapes == {"dense/kernel": (4, 3), "b": (3,), "s": (), "e": (0,)}
+    assert set(read.dtypes.values()) == {np.dtype(dtype).name}
+    assert os.listdir(tmp_path) == ["a.safetensors"], "no temporary file is left"
+
+    copies = {name: p.copy() for name, p in params.items()}
+    other = AdamW(copies, amsgrad=amsgrad)
+    other.load_portable_state(read)
+    grads = {name: np.ones_like(p) for name, p in params.items()}
+    made.step(grads)
+    other.step(grads)
+    assert other.hyper == made.hyper
+    assert all(same_bits(np.atleast_1d(params[n]), np.atleast_1d(copies[n])) for n in params)
+
+
+def test_numbers_that_are_not_nice_survive(tmp_path: Path) -> None:
+    odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40, np.finfo(np.float32).max], np.float32)
+    own = State(Rule(), {"é/x": {"m": odd, "v": odd[::-1]}}, {"é/x": 2**62}, [Hyper(np.float32(0.1), 0.9, 1 / 3)])
+    state.save(tmp_path / "a", own)
+    read = state.load(str(tmp_path / "a"))
+    assert same_bits(read.slots["é/x"]["v"], odd[::-1])
+    assert read.steps["é/x"] == 2**62
+    assert read.hypers[0] == Hyper(float(np.float32(0.1)), 0.9, 1 / 3)
+    read.slots["é/x"]["m"][0] = 1.0  # the reader's own
+
+
+def test_groups_survive(tmp_path: Path) -> None:
+    slots = {name: {"m": np.zeros(2), "v": np.zeros(2)} for name in "abc"}
+    own = State(Rule(), slots, dict.fromkeys("abc", 1), [Hyper(), Hyper(lr=1.0)], {"a": 0, "b": 1, "c": 0})
+    state.save(tmp_path / "a", own)
+    assert equal(state.load(tmp_path / "a"), own)
+    with pytest.raises(StateError, match="2 groups with different numbers"):
+        AdamW({name: np.zeros(2) for name in "abc"}).load_portable_state(own)
+
+
+def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
+    """Byte for byte what another reader of safetensors sees."""
+    made, _ = optimizer(amsgrad=True)
+    path = tmp_path / "a.safetensors"
+    state.save(path, made)
+    tensors = load_file(path)
+    assert sorted(tensors) == sorted(f"{s}/{n}" for s in ("m", "v", "vmax") for n in ("dense/kernel", "b", "s", "e"))
+    assert same_bits(tensors["vmax/dense/kernel"], made.state_dict()["state"]["dense/kernel"]["vmax"])
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    assert sorted(metadata) == ["checksum", "format", "state", "version"]
+    assert (metadata["format"], metadata["version"]) == ("adamas.state", "1")
+    described = json.loads(metadata["state"])
+    assert described == {
+        "rule": {"eps_mode": "paper", "decay": "decoupled", "amsgrad": "raw", "maximize": False},
+        "hypers": [{"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.01}],
+        "tensors": [["dense/kernel", 3, 0], ["b", 4, 0], ["s", 3, 0], ["e", 3, 0]],
+    }
+
+
+def test_its_mode_is_that_of_a_new_file(tmp_path: Path) -> None:
+    made, _ = optimizer()
+    state.save(tmp_path / "a", made)
+    (tmp_path / "b").write_bytes(b"")
+    assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == stat.S_IMODE(os.stat(tmp_path / "b").st_mode)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    made, _ = optimizer()
+    path = tmp_path / "a.safetensors"
+    state.save(path, made)
+    whole = path.read_bytes()
+    for size in [0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(StateError, match=r"a\.safetensors: not a"):
+            state.load(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(StateError, match=r"a\.safetensors"):
+        state.load(path)
+
+
+def test_every_altered_byte_is_noticed(tmp_path: Path) -> None:
+    """Anything may be flipped: the length, the header, the metadata, the data. Nothing is read as something else."""
+    made, _ = optimizer()
+    path = tmp_path / "a.safetensors"
+    state.save(path, made)
+    whole = path.read_bytes()
+    right = state.load(path)
+    for position in range(0, len(whole), 3):
+        altered = bytearray(whole)
+        altered[position] ^= 1 << (position % 8)
+        path.write_bytes(altered)
+        try:
+            read = state.load(path)
+        except StateError:
+            continue
+        assert equal(read, right), f"byte {position}"  # white space of the header
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "not an optimizer state"),
+        ({"format": "pt"}, "its format is 'pt'"),
+        ({"format": "adamas.state", "version": "2"}, "version '2'.*reads version 1"),
+        ({"format": "adamas.state", "version": "1"}, "not a sound optimizer state"),
+        ({"format": "adamas.state", "version": "1", "state": "{}", "checksum": ""}, "not a sound optimizer state"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, metadata: dict[str, str] | None, message: str) -> None:
+    save_file({"m/a": np.zeros(2, np.float32)}, tmp_path / "x", metadata=metadata)
+    with pytest.raises(StateError, match=f"x: .*{message}"):
+        state.load(tmp_path / "x")
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    made, _ = optimizer()
+    with pytest.raises(StateError, match="none"):
+        state.load(tmp_path / "none")
+    with pytest.raises(StateError, match=str(tmp_path)):
+        state.load(tmp_path)
+    with pytest.raises(StateError, match=r"could not be written.*existing, writable folder"):
+        state.save(tmp_path / "no" / "a", made)
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from adamas import state
+from adamas.errors import StateError
+from adamas.numpy import Adam
+optimizer = Adam([np.zeros(300_000)])
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    state.save(sys.argv[1], optimizer)
+except StateError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: writing fails half-way."""
+    path = tmp_path / "a.safetensors"
+    made, _ = optimizer()
+    state.save(path, made)
+    before = path.read_bytes()
+    result = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"refused: {path}: the optimizer state could not be written")
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_the_differences_of_a_wrong_model_are_listed() -> None:
+    made, _ = optimizer()
+    own = made.portable_state()
+    shapes, dtypes = own.shapes, own.dtypes
+    assert own.differences(own.rule, shapes, dtypes) == []
+    own.check_fits(own.rule, shapes, dtypes)
+    wrong = {**shapes, "b": (4,), "new": (1,)}
+    del wrong["s"]
+    lines = own.differences(Rule("keras"), wrong, {**dtypes, "new": "float32", "dense/kernel": "float64"})
+    assert lines == [
+        "rule.eps_mode: the state has 'paper', the optimizer 'keras'",
+        "dense/kernel: the state has dtype float32, the optimizer float64",
+        "b: the state has shape (3,), the optimizer (4,)",
+        "new: not in the state",
+        "s: not in the optimizer",
+    ]
+    with pytest.raises(StateError, match=r"nothing was loaded:\n  rule\.eps_mode"):
+        own.check_fits(Rule("keras"), wrong, {**dtypes, "new": "float32"})
+    many = {f"x{i}": (1,) for i in range(50)}
+    with pytest.raises(StateError, match="and 44 more"):
+        own.check_fits(own.rule, many, dict.fromkeys(many, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"steps": {}}, "steps must name the same parameters"),
+        ({"steps": {"a": 1.0}}, "step 1.0 is not an integer"),
+        ({"steps": {"a": True}}, "step True"),
+        ({"groups": {"a": 1}}, "group 1 is not an index"),
+        ({"hypers": []}, "one or more adamas.Hyper"),
+        ({"slots": {"a": {"v": np.zeros(2), "m": np.zeros(2)}}}, "the rule keeps"),
+        ({"slots": {"a": {"m": np.zeros(2), "v": np.zeros(3)}}}, "differ in shape"),
+        ({"slots": {"a": {"m": np.zeros(2, int), "v": np.zeros(2, int)}}}, "float32 or float64"),
+    ],
+)
+def test_a_state_must_be_one(parts: dict[str, object], message: str) -> None:
+    good = {
+        "rule": Rule(),
+        "slots": {"a": {"m": np.zeros(2), "v": np.zeros(2)}},
+        "steps": {"a": 1},
+        "hypers": [Hyper()],
+    }
+    State(**good)  # type: ignore[arg-type]
+    with pytest.raises(StateError, match=message):
+        State(**{**good, **parts})  # type: ignore[arg-type]
+
+
+def test_adam_and_adamw_do_not_take_each_others() -> None:
+    made, params = optimizer()
+    with pytest.raises(StateError, match=r"rule\.decay: the state has 'decoupled', the optimizer 'coupled'"):
+        Adam(params).load_portable_state(made.portable_state())

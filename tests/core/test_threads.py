@@ -1,0 +1,122 @@
+"""Threads, processes and the interpreter lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+from support.stepping import same_bits
+
+from adamas.numpy import Adam
+
+FORK = """
+import os, sys, threading, time
+import numpy as np
+import adamas
+from adamas.numpy import Adam
+
+adamas.set_threads(3)
+params = [np.ones(100_000, np.float32) for _ in range(4)]
+grads = [np.full(100_000, 0.5, np.float32) for _ in range(4)]
+optimizer = Adam(params)
+optimizer.step(grads)                           # the pool runs
+result = np.memmap(sys.argv[1], np.float32, "w+", shape=(3, 4, 100_000))
+
+def go_on(line):
+    for _ in range(3):
+        optimizer.step(grads)
+    result[line] = params
+
+children = []
+for line in range(2):
+    child = os.fork()
+    if child == 0:
+        if line == 1:                           # and a grandchild
+            grandchild = os.fork()
+            if grandchild:
+                os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
+        go_on(line)
+        result.flush()
+        os._exit(0)
+    children.append(child)
+go_on(2)
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert (result[0] == result[2]).all() and (result[1] == result[2]).all() and (result[2] != 1).all()
+print("equal")
+"""
+
+
+def test_a_forked_child_steps_and_ends_and_so_does_its_parent(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "shared")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "equal\n", "")
+
+
+def test_the_interpreter_lock_is_released() -> None:
+    """Another thread works while a step runs. Python itself would not let it for the 5 s of its switch interval."""
+    size = 4_000_000
+    p = np.ones(size, np.float32)
+    optimizer, gradient = Adam([p]), np.ones(size, np.float32)
+    optimizer.step([gradient])
+    ticks, stop = [0], threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            ticks[0] += 1
+            time.sleep(1e-4)
+
+    before, thread = sys.getswitchinterval(), threading.Thread(target=work)
+    sys.setswitchinterval(5.0)
+    try:
+        thread.start()
+        during = 0
+        for _ in range(200):  # the machine may be too busy to run the other thread in any one step
+            start = ticks[0]
+            optimizer.step([gradient])
+            during += ticks[0] - start
+            if during:
+                break
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)
+        thread.join()
+    assert during > 0
+
+
+def test_two_optimizers_in_two_threads() -> None:
+    def train(out: list[np.ndarray]) -> None:
+        p = np.ones(50_000)
+        optimizer = Adam([p])
+        for i in range(20):
+            optimizer.step([np.full(50_000, 1.0 + i)])
+        out.append(p)
+
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=train, args=(results,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(same_bits(results[0], other) for other in results[1:])
+
+
+def test_one_optimizer_in_two_threads_takes_turns() -> None:
+    p, one = np.zeros(100_000), np.ones(100_000)
+    optimizer = Adam([p], lr=0.5, betas=(0, 0), eps=0)
+
+    def train() -> None:
+        for _ in range(25):
+            optimizer.step([one])
+
+    threads = [threading.Thread(target=train) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert optimizer.state_dict()["state"]["0"]["step"] == 100
+    assert (p == -50).all()
