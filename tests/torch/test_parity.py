@@ -1,0 +1,123 @@
+"""adamas.numpy and the rule's presets beside torch.optim, at the discriminating point; and torch's own surroundings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from support import bounds
+from support.problems import CASES, Case, discriminating
+from support.stepping import KERNELS, run, same_bits
+from support.twins import Result
+
+from adamas import numpy as adamas_numpy
+from adamas.rule import PRESETS
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+TORCH = [case for case in CASES if case.name.startswith("torch")]
+
+
+def by_torch(case: Case, p: np.ndarray, gradients: Sequence[np.ndarray], **options: Any) -> Result:
+    """The same steps by torch.optim, in the arrays' dtype."""
+    kind = torch.optim.Adam if case.name.startswith("torch-adam-") or case.name == "torch-adam" else torch.optim.AdamW
+    h = case.hyper
+    parameter = torch.nn.Parameter(torch.tensor(p))
+    optimizer = kind(
+        [parameter], h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, case.rule.amsgrad != "off",
+        maximize=case.rule.maximize, **options,
+    )  # fmt: skip
+    for g in gradients:
+        parameter.grad = torch.tensor(g)
+        optimizer.step()
+    state = optimizer.state[parameter]
+    slots = [state[key].numpy() for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if key in state]
+    return Result(parameter.detach().numpy(), *slots, *([None] if len(slots) == 2 else []))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", TORCH, ids=lambda c: c.name)
+def test_ours_is_torchs_float64_run_within_the_bound(case: Case, dtype: type[np.floating]) -> None:
+    p, gradients = discriminating(dtype)
+    wide = [g.astype(np.float64) for g in gradients]
+    theirs = by_torch(case, p.astype(np.float64), wide)
+    room = bounds.after(case.rule, case.hyper, p, gradients)
+    # torch rounds too, in float64 and in about as many operations: at most 4 times what ours does there.
+    own = bounds.after(case.rule, case.hyper, p.astype(np.float64), wide)
+    room = Result(*(None if a is None else a + 4 * b for a, b in zip(room, own, strict=True)))
+    for kernel in KERNELS.values():
+        assert bounds.excess(run(kernel, case.rule, case.hyper, p, gradients), theirs, room) <= 1.0
+
+
+@pytest.mark.parametrize("options", [{"foreach": False}, {"foreach": True}, {"fused": True}], ids=str)
+@pytest.mark.parametrize("case", TORCH, ids=lambda c: c.name)
+def test_torchs_float32_run_is_as_near_to_the_exact_result(case: Case, options: dict[str, bool]) -> None:
+    """Both are float32 roundings of one formula: torch's is allowed 4 times our bound, for its other operations."""
+    p, gradients = discriminating(np.float32)
+    exact = case.twin(p, gradients, case.hyper)
+    room = bounds.after(case.rule, case.hyper, p, gradients)
+    assert bounds.excess(by_torch(case, p, gradients, **options), exact, room) <= 4.0
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_defaults(name: str) -> None:
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    preset = PRESETS[f"torch.{name}"]
+    assert theirs["lr"].default == preset.hyper.lr
+    assert theirs["betas"].default == (preset.hyper.beta1, preset.hyper.beta2)
+    assert theirs["eps"].default == preset.hyper.eps
+    assert theirs["weight_decay"].default == preset.hyper.weight_decay
+    ours = inspect.signature(getattr(adamas_numpy, name)).parameters
+    assert list(ours)[:6] == list(theirs)[:6]
+    assert ours["amsgrad"].default == theirs["amsgrad"].default
+    assert ours["maximize"].default == theirs["maximize"].default
+    optimizer = getattr(adamas_numpy, name)([np.zeros(1)])
+    assert (optimizer.rule, optimizer.hyper) == preset
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_a_training_with_missing_gradients_and_clipping(name: str) -> None:
+    """Defaults, several tensors, a gradient that is sometimes missing, the global norm clipped: torch in float64."""
+    rng = np.random.default_rng(2)
+    params = [rng.standard_normal(shape) for shape in [(5, 3), (3,), ()]]
+    params = [np.asarray(p) for p in params]
+    theirs = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+    ours = getattr(adamas_numpy, name)(params, lr=0.01)
+    other = getattr(torch.optim, name)(theirs, lr=0.01)
+    for step in range(30):
+        grads = [np.asarray(rng.standard_normal(p.shape) * 10.0 ** rng.uniform(-3, 1)) for p in params]
+        given = [None if (step + i) % 4 == 0 and i != 1 else g for i, g in enumerate(grads)]
+        for parameter, g in zip(theirs, given, strict=True):
+            parameter.grad = None if g is None else torch.tensor(g)
+        norm = float(torch.nn.utils.clip_grad_norm_(theirs, 0.7))
+        other.step()
+        assert ours.step(given, max_norm=0.7) == pytest.approx(norm, rel=1e-14)
+    steps = [entry["step"] for entry in ours.state_dict()["state"].values()]
+    assert steps == [int(other.state[parameter]["step"]) for parameter in theirs]
+    for p, parameter in zip(params, theirs, strict=True):
+        # 30 steps of 0.01 with some 30 roundings of 2^-53 each
+        np.testing.assert_allclose(
+            p, parameter.detach().numpy(), rtol=0, atol=30 * 0.01 * 30 * 2.0**-53 + 30 * 2.0**-52
+        )
+
+
+def test_torchs_flush_denormal_does_not_change_a_bit() -> None:
+    """torch.set_flush_denormal sets flush-to-zero on the calling thread: moments near 2^-126 would come out as 0."""
+    results = {}
+    rng = np.random.default_rng(0)
+    start = (rng.standard_normal(5000) * 10.0 ** rng.uniform(-30, 0, 5000)).astype(np.float32)
+    gradient = (rng.standard_normal(5000) * 10.0 ** rng.uniform(-44, 0, 5000)).astype(np.float32)
+    assert (np.abs(gradient[gradient != 0]) < np.finfo(np.float32).tiny).any(), "subnormal gradients are among them"
+    case = TORCH[1]
+    for flush in (False, True):
+        assert torch.set_flush_denormal(flush)
+        try:
+            for name, kernel in KERNELS.items():
+                results[name, flush] = run(kernel, case.rule, case.hyper, start, [gradient] * 3)
+        finally:
+            torch.set_flush_denormal(False)
+    for other in results.values():
+        assert all(same_bits(a, b) for a, b in zip(other[:3], results["reference", False][:3], strict=True))
