@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, StateError, UnsupportedError
-from adamas.kernels.tensorflow.engines import Batch
+from adamas.kernels.tensorflow.engines import Batch, in_xla
 from adamas.kernels.tensorflow.slots import Moments
 from adamas.kernels.tensorflow.stepper import Kernel, Stepper
 from adamas.rule import Hyper, Rule
@@ -126,6 +126,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.epsilon = epsilon
         self.amsgrad = bool(amsgrad)
         self._kernel = kernel
+        self._expects_xla = False
         self._stepper: Stepper | None = None
         self._hyper: tuple[tuple[Any, ...], Hyper] | None = None
 
@@ -148,9 +149,10 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
         rule = Rule(eps_mode="keras", amsgrad="raw" if self.amsgrad else "off")
         stepper = Stepper(rule, self._kernel, [_native(v) for v in stepped], decaying=bool(self.weight_decay))
+        for_xla = self._expects_xla or in_xla()
         with tf.init_scope():
             super().build(variables)
-            stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable)
+            stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable, for_xla=for_xla)
             self._stepper = stepper
             self._index = {self._var_key(v): i for i, v in enumerate(stepped)}
             for i in range(len(stepped)):
@@ -218,6 +220,15 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
                 value = self.scale_loss(loss)
         grads = tape.gradient(value, [_native(variable) for variable in var_list])
         return self.apply_gradients(zip(grads, var_list, strict=True))
+
+    def expect_xla(self) -> None:
+        """Say, before the optimizer is built, that most steps will be taken in functions compiled by XLA.
+
+        It steps right everywhere in any case. After this the moments are laid out for XLA: a step in a compiled loop is
+        then up to 1.6 times faster and a native step of many small variables about twice slower. An optimizer that is
+        built inside such a function does this by itself.
+        """
+        self._expects_xla = True
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable, as Keras' base class asks for it; `apply` steps all variables at once."""

@@ -20,7 +20,7 @@ import tensorflow as tf
 from adamas import rule as mathematics
 from adamas.kernels import cpu, xla
 from adamas.kernels.tensorflow import op
-from adamas.kernels.tensorflow.slots import Arena, Slots
+from adamas.kernels.tensorflow.slots import Slots
 from adamas.rule import Hyper, Rule
 
 
@@ -55,8 +55,9 @@ class Batch:
 class Native:
     """One call of the op for all float32 variables, one for all float64 variables."""
 
-    def __init__(self, rule: Rule, slots: Arena) -> None:
+    def __init__(self, rule: Rule, slots: Slots) -> None:
         self._op = op.load()
+        self._count = len(rule.slots)
         self._rule = list(cpu.rule_codes(rule))
         self._slots = slots
         self._hyper: tuple[Hyper, Any] | None = None
@@ -74,6 +75,7 @@ class Native:
                 hyper=table,
                 rows=group.rows,
                 offsets=group.offsets,
+                k=self._count,
                 T=group.dtype,
                 rule=self._rule,
             )
@@ -89,22 +91,24 @@ class Native:
         return cached[1]
 
     def _group(self, batch: Batch) -> list[Group]:
-        arena = self._slots
         positions: dict[str, list[int]] = {}
-        for position, index in enumerate(batch.indices):
-            positions.setdefault(arena.dtypes[index], []).append(position)
+        for position, variable in enumerate(batch.variables):
+            positions.setdefault(variable.dtype.name, []).append(position)
         with tf.init_scope(), tf.device("CPU:0"):
-            batch.groups = [
-                Group(
-                    positions=members,
-                    handles=[batch.variables[i].handle for i in members],
-                    slots=[slot.value.handle for slot in arena.variables[dtype]],
-                    offsets=tf.constant([arena.offsets[batch.indices[i]] for i in members], tf.int64),
-                    rows=tf.constant([0 if batch.decays[i] else 1 for i in members], tf.int32),
-                    dtype=tf.as_dtype(dtype),
+            groups = []
+            for dtype, members in positions.items():
+                slots, offsets = self._slots.places(dtype, [batch.indices[i] for i in members])
+                groups.append(
+                    Group(
+                        positions=members,
+                        handles=[batch.variables[i].handle for i in members],
+                        slots=[variable.value.handle for variable in slots],
+                        offsets=tf.constant(offsets, tf.int64),
+                        rows=tf.constant([0 if batch.decays[i] else 1 for i in members], tf.int32),
+                        dtype=tf.as_dtype(dtype),
+                    )
                 )
-                for dtype, members in positions.items()
-            ]
+            batch.groups = groups
         return batch.groups
 
 
@@ -170,6 +174,7 @@ class Expression:
         scalars = {
             decays: xla.scalars(self._rule, settings[decays], lr, t) for decays in sorted(set(batch.decays))
         }
+        news = []
         for variable, index, decays, gradient in zip(
             batch.variables, batch.indices, batch.decays, grads, strict=True
         ):
@@ -177,9 +182,10 @@ class Expression:
             p, new = xla.update(
                 self._rule, settings[decays], scalars[decays], tf.convert_to_tensor(variable), gradient, old
             )
-            for slot, value in enumerate(new):
-                self._slots.write(slot, index, value)
+            news.append(new)
             variable.assign(p)
+        for slot, values in enumerate(zip(*news, strict=True)):
+            self._slots.replace(slot, dict(zip(batch.indices, values, strict=True)))
 
 
 def in_xla() -> bool:

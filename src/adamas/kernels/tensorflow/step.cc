@@ -145,11 +145,14 @@ class AdamasStepOp : public OpKernel {
     std::vector<int32_t> rule;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("n", &n_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("k", &k_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("slot_variables", &slot_variables_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("rule", &rule));
     OP_REQUIRES(ctx, rule.size() == 4, absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule"));
     rule_ = {rule[0], rule[1], rule[2], rule[3]};
     OP_REQUIRES(ctx, k_ <= ADAMAS_MAX_SLOTS, absl::InvalidArgumentError("more slots than libadamas knows"));
+    OP_REQUIRES(ctx, slot_variables_ == k_ || slot_variables_ == k_ * n_,
+                absl::InvalidArgumentError("give one variable for each slot, or one for each slot and parameter"));
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -158,7 +161,7 @@ class AdamasStepOp : public OpKernel {
                 absl::FailedPreconditionError("AdamasStep is not bound to libadamas: import adamas.tensorflow first"));
     OP_REQUIRES(ctx, api->rule_slots(&rule_) == k_, absl::InvalidArgumentError("the rule keeps another number of slots"));
 
-    const int grads = n_ + k_, rest = grads + n_;
+    const int grads = n_ + slot_variables_, rest = grads + n_;
     const Tensor& lr = ctx->input(rest);
     const Tensor& iterations = ctx->input(rest + 1);
     const Tensor& hyper = ctx->input(rest + 2);
@@ -197,13 +200,9 @@ class AdamasStepOp : public OpKernel {
     std::vector<int64_t> sizes(n_);
     int64_t total = 0;
     const int64_t* offset = offsets.flat<int64_t>().data();
-    int64_t arena = -1;
-    for (int s = 0; s < k_; ++s) {
-      const Var& slot = *variables[n_ + s];
-      const Tensor* tensor = variables[n_ + s]->tensor();
-      OP_REQUIRES(ctx, slot.is_initialized && tensor->dtype() == dtype_ && (s == 0 || tensor->NumElements() == arena),
-                  absl::FailedPreconditionError(absl::StrCat("slot ", s, " is not initialised or has been replaced")));
-      arena = tensor->NumElements();
+    for (int i = n_; i < grads; ++i) {
+      OP_REQUIRES(ctx, variables[i]->is_initialized && variables[i]->tensor()->dtype() == dtype_,
+                  absl::FailedPreconditionError(absl::StrCat("slot variable ", i - n_, " is not initialised")));
     }
     for (int i = 0; i < n_; ++i) {
       const Tensor* p = variables[i]->tensor();
@@ -219,8 +218,10 @@ class AdamasStepOp : public OpKernel {
                                                           " and its gradient ", g.shape().DebugString())));
       sizes[i] = p->NumElements();
       total += sizes[i];
-      OP_REQUIRES(ctx, offset[i] >= 0 && offset[i] <= arena - sizes[i],
-                  absl::InvalidArgumentError(absl::StrCat("variable ", i, " lies outside the slots")));
+      for (int s = 0; s < k_; ++s) {
+        OP_REQUIRES(ctx, offset[i] >= 0 && offset[i] <= variables[Slot(s, i)]->tensor()->NumElements() - sizes[i],
+                    absl::InvalidArgumentError(absl::StrCat("variable ", i, " lies outside slot ", s)));
+      }
     }
 
     Pool* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
@@ -233,7 +234,7 @@ class AdamasStepOp : public OpKernel {
       buffers[i].g = ctx->input(grads + i).data();
       for (int s = 0; s < ADAMAS_MAX_SLOTS; ++s) {
         buffers[i].slots[s] =
-            s < k_ ? static_cast<char*>(variables[n_ + s]->tensor()->data()) + width * offset[i] : nullptr;
+            s < k_ ? static_cast<char*>(variables[Slot(s, i)]->tensor()->data()) + width * offset[i] : nullptr;
       }
     }
 
@@ -257,7 +258,10 @@ class AdamasStepOp : public OpKernel {
   }
 
  private:
-  int n_ = 0, k_ = 0;
+  // Which input holds slot s of variable i.
+  int Slot(int s, int i) const { return n_ + (slot_variables_ == k_ ? s : s * n_ + i); }
+
+  int n_ = 0, k_ = 0, slot_variables_ = 0;
   DataType dtype_ = tensorflow::DT_FLOAT;
   adamas_rule rule_{};
   Plans plans_;
@@ -265,7 +269,7 @@ class AdamasStepOp : public OpKernel {
 
 REGISTER_OP("AdamasStep")
     .Input("params: n * resource")
-    .Input("slots: k * resource")
+    .Input("slots: slot_variables * resource")
     .Input("grads: grad_types")
     .Input("lr: L")
     .Input("iterations: int64")
@@ -274,6 +278,7 @@ REGISTER_OP("AdamasStep")
     .Input("offsets: int64")
     .Attr("n: int >= 1")
     .Attr("k: int >= 1")
+    .Attr("slot_variables: int >= 1")
     .Attr("T: {float, double}")
     .Attr("L: {float, double}")
     .Attr("grad_types: list(type) >= 1")

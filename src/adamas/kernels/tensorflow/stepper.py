@@ -60,19 +60,23 @@ class Stepper:
             _said.add(self.kernel)
             _log.warning("adamas: kernel %s", self.kernel)
 
-    def make(self, slot_names: Sequence[str], new_variable: NewVariable) -> None:
-        """Make the variables for the moments; `slot_names` are what the rule's slots are called in them."""
+    def make(self, slot_names: Sequence[str], new_variable: NewVariable, *, for_xla: bool) -> None:
+        """Make the variables for the moments.
+
+        Args:
+            slot_names: what the rule's slots are called in them.
+            new_variable: makes one.
+            for_xla: lay them out for functions compiled by XLA, though the native engine can step them too.
+        """
 
         def new(shape: tuple[int, ...], dtype: str, name: str) -> Any:
             self.made.append(new_variable(shape, dtype, name))
             return self.made[-1]
 
         self.slots: Slots
+        self.slots = (Arena if self.kind == "native" and not for_xla else Separate)(slot_names, self.variables, new)
         if self.kind == "native":
-            self.slots = arena = Arena(slot_names, self.variables, new)
-            self._native = Native(self.rule, arena)
-        else:
-            self.slots = Separate(slot_names, self.variables, new)
+            self._native = Native(self.rule, self.slots)
         self._resource = Resource(self.rule, self.slots)
         self._expression = Expression(self.rule, self.slots)
 
