@@ -53,10 +53,12 @@ def library_path() -> Path:
     Raises:
         KernelError: it is not in this installation.
     """
+    _require()
+    beside = Path(_shim.__file__).parent  # in an editable install that is not this folder
     for name in ("libadamas.so", "libadamas.dylib"):
-        if (folder() / name).exists():
-            return folder() / name
-    raise KernelError(_why_not or f"no libadamas in {folder()}; reinstall adamas")
+        if (beside / name).exists():
+            return beside / name
+    raise KernelError(f"no libadamas in {beside}; reinstall adamas")
 
 
 def rule_codes(rule: Rule) -> tuple[int, int, int, int]:
