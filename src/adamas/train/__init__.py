@@ -12,11 +12,32 @@ from adamas.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from adamas.train.choose import PROGRAMS, choose_program
+    from adamas.train.config import Config
+    from adamas.train.diagnosis import diagnose
+    from adamas.train.job import run
     from adamas.train.loop import fit
     from adamas.train.order import epoch_order
+    from adamas.train.predictions import Predictions, save_predictions
     from adamas.train.snapshots import Snapshot, snapshot
+    from adamas.train.trained import Evaluation, Run, evaluate, predict
 
-__all__ = ["PROGRAMS", "Snapshot", "choose_program", "epoch_order", "fit", "snapshot"]
+__all__ = [
+    "PROGRAMS",
+    "Config",
+    "Evaluation",
+    "Predictions",
+    "Run",
+    "Snapshot",
+    "choose_program",
+    "diagnose",
+    "epoch_order",
+    "evaluate",
+    "fit",
+    "predict",
+    "run",
+    "save_predictions",
+    "snapshot",
+]
 
 _HOME = {
     "fit": "loop",
@@ -25,6 +46,15 @@ _HOME = {
     "epoch_order": "order",
     "Snapshot": "snapshots",
     "snapshot": "snapshots",
+    "Config": "config",
+    "diagnose": "diagnosis",
+    "run": "job",
+    "Predictions": "predictions",
+    "save_predictions": "predictions",
+    "Evaluation": "trained",
+    "Run": "trained",
+    "evaluate": "trained",
+    "predict": "trained",
 }
 
 
@@ -34,10 +64,11 @@ def __getattr__(name: str) -> object:
     try:
         module = importlib.import_module(f"{__name__}.{_HOME[name]}")
     except ModuleNotFoundError as error:
-        if error.name not in ("tensorflow", "keras"):
+        if error.name is None or error.name.startswith("adamas"):
             raise
+        extra = "tensorflow" if error.name in ("tensorflow", "keras") else "train"
         raise MissingExtraError(
-            f"adamas.train.{name} needs {error.name}, which is not installed; run: pip install 'adamas[tensorflow]'"
+            f"adamas.train.{name} needs {error.name}, which is not installed; run: pip install 'adamas[{extra}]'"
         ) from error
     value = getattr(module, name)
     globals()[name] = value

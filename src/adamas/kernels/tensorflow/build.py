@@ -73,6 +73,18 @@ def build(cache: str | os.PathLike[str] | None = None, compiler: str | None = No
     return _checked(built)
 
 
+def existing(cache: str | os.PathLike[str] | None = None) -> Path | None:
+    """An op that was built earlier for the installed TensorFlow, or None; builds nothing.
+
+    Raises:
+        KernelError: the folder or the file is not safe to load code from.
+    """
+    folder = Path(cache) if cache is not None else default_cache()
+    if not folder.is_dir():
+        return None
+    return next((_checked(built) for built in sorted(_private_folder(folder).glob(f"{_key()}-*.so"))), None)
+
+
 def _tensorflow() -> Any:
     try:
         import tensorflow as tf
