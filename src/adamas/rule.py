@@ -25,7 +25,8 @@ and `eps_root` is added inside the root (optax).
 **What differs between these variants is settled in the scalars, on the host, in float64.** With
 bc1 = 1 - beta1^t and bc2 = 1 - beta2^t the update is rearranged, exactly in real numbers, to
 
-    lr m^ / (sqrt(v^ + eps_root) + eps)  =  alpha m / (sqrt(v + eps_root bc2) + eps sqrt(bc2)),   alpha = lr sqrt(bc2) / bc1
+    lr m^ / (sqrt(v^ + eps_root) + eps)  =  alpha m / (sqrt(v + eps_root bc2) + eps sqrt(bc2))
+    alpha = lr sqrt(bc2) / bc1
 
 so that one elementwise formula, `update`, serves all of them, and each kernel is one loop. A kernel is right when
 it gives the bits of `update`: only + - * / sqrt, comparisons and selections, in the order written here.
