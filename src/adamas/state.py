@@ -22,11 +22,10 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -124,7 +123,7 @@ class State:
             if set(given) != set(self.slots):
                 found.append(f"{what} must name the same parameters as slots")
         for name, slots in self.slots.items():
-            if list(slots) != wanted:
+            if set(slots) != set(wanted):
                 found.append(f"{name}: its slots are {list(slots)}, the rule keeps {wanted}")
                 continue
             step, group = self.steps.get(name, 0), self.groups.get(name, 0)
@@ -186,9 +185,9 @@ def save(path: str | os.PathLike[str], source: HasState | State) -> None:
         }
     )
     tensors = {
-        f"{slot}/{name}": np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+        f"{slot.name}/{name}": _little_endian(slots[slot.name])
         for name, slots in state.slots.items()
-        for slot, array in slots.items()
+        for slot in state.rule.slots
     }
     metadata = {
         "format": FORMAT,
@@ -196,7 +195,7 @@ def save(path: str | os.PathLike[str], source: HasState | State) -> None:
         "state": text,
         "checksum": _checksum(text, tensors.values()),
     }
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -273,11 +272,15 @@ def _text(path: Path, metadata: Mapping[str, str]) -> str:
     return metadata.get("state", "")
 
 
-def _checksum(text: str, arrays: Any) -> str:
+def _checksum(text: str, arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=32)
     for array in arrays:
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
+        digest.update(_little_endian(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _little_endian(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def _sync(path: str | os.PathLike[str]) -> None:

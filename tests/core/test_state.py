@@ -72,7 +72,7 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: type[np.floating], amsgr
 
 def test_numbers_that_are_not_nice_survive(tmp_path: Path) -> None:
     odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40, np.finfo(np.float32).max], np.float32)
-    own = State(Rule(), {"é/x": {"m": odd, "v": odd[::-1]}}, {"é/x": 2**62}, [Hyper(np.float32(0.1), 0.9, 1 / 3)])
+    own = State(Rule(), {"é/x": {"v": odd[::-1], "m": odd}}, {"é/x": 2**62}, [Hyper(np.float32(0.1), 0.9, 1 / 3)])
     state.save(tmp_path / "a", own)
     read = state.load(str(tmp_path / "a"))
     assert same_bits(read.slots["é/x"]["v"], odd[::-1])
@@ -235,7 +235,7 @@ def test_the_differences_of_a_wrong_model_are_listed() -> None:
         ({"steps": {"a": True}}, "step True"),
         ({"groups": {"a": 1}}, "group 1 is not an index"),
         ({"hypers": []}, "one or more adamas.Hyper"),
-        ({"slots": {"a": {"v": np.zeros(2), "m": np.zeros(2)}}}, "the rule keeps"),
+        ({"slots": {"a": {"v": np.zeros(2), "x": np.zeros(2)}}}, "the rule keeps"),
         ({"slots": {"a": {"m": np.zeros(2), "v": np.zeros(3)}}}, "differ in shape"),
         ({"slots": {"a": {"m": np.zeros(2, int), "v": np.zeros(2, int)}}}, "float32 or float64"),
     ],
