@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.environments import MODES, environment
 from support.stepping import different, table
 
@@ -149,7 +151,7 @@ def test_norms_and_clipping(dtype: type[np.floating], mode: str) -> None:
     broken = [*gradients[:-1], np.full(shapes[-1], np.nan, dtype)]
     huge = [*gradients[:-1], np.full(shapes[-1], np.finfo(dtype).max, dtype)]
     t = np.ones(len(shapes), np.int64)
-    for given, (scale, limit) in itertools.product(
+    for tried, (scale, limit) in itertools.product(
         (gradients, some, broken, huge), ((1.0, 1.0), (2.0**-10, 1e-3), (-7.0, 1e30), (1e-3, np.inf), (0.0, 1.0))
     ):
         results = []
@@ -163,14 +165,46 @@ def test_norms_and_clipping(dtype: type[np.floating], mode: str) -> None:
             slots = [[np.zeros(s, dtype) for s in shapes] for _ in range(2)]
             kernel = plan(Rule(), [str(i) for i in range(len(shapes))], params, slots)
             with environment(mode if plan is cpu.Plan else "ieee"):
-                norm = kernel.step(given, t, table(Hyper(lr=0.1)), grad_scale=scale, max_norm=limit)
+                norm = kernel.step(tried, t, table(Hyper(lr=0.1)), grad_scale=scale, max_norm=limit)
             results.append([np.array(norm), *params, *slots[0], *slots[1]])
         for other in results[1:]:
             for mine, right in zip(other, results[0], strict=True):
                 assert not different(mine, right).any()
 
 
-def test_a_hundred_small_tensors_in_one_call() -> None:
+not_negative = st.floats(0, 1e300) | st.floats(0, 2) | st.sampled_from([0.0, 5e-324, 1e-320, 2.0**-126])
+rates = st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, 0.9, 0.999, 1 - 2.0**-53])
+
+
+@given(
+    st.sampled_from(RULES),
+    st.builds(Hyper, not_negative, rates, rates, not_negative, not_negative, not_negative),
+    st.integers(1, 2**40),
+    st.floats() | st.floats(-2, 2),
+    st.integers(0, 2**32),
+    st.sampled_from([np.float32, np.float64]),
+    st.integers(0, 70),
+)
+def test_any_numbers(
+    rule: Rule, hyper: Hyper, t: int, scale: float, seed: int, dtype: type[np.floating], size: int
+) -> None:
+    """Numbers that nobody trains with: scalars that overflow, underflow, vanish or are NaN."""
+    rng = np.random.default_rng(seed)
+    bits = np.uint32 if dtype is np.float32 else np.uint64
+    begin = [rng.integers(0, np.iinfo(bits).max, size, bits, endpoint=True).view(dtype) for _ in range(4)]
+    begin = [np.where(rng.random(size) < 0.5, a, rng.standard_normal(size).astype(dtype)) for a in begin]
+    gradient = rng.standard_normal(size).astype(dtype)
+    results = []
+    for plan in (reference.Plan, cpu.Plan):
+        own = [a.copy() for a in begin[: 1 + len(rule.slots)]]
+        plan(rule, ["p"], own[:1], [[a] for a in own[1:]]).step(
+            [gradient], np.array([t]), table(hyper), grad_scale=scale
+        )
+        results.append(own)
+    assert not any(different(a, b).any() for a, b in zip(*results, strict=True))
+
+
+def test_hundreds_of_small_tensors_in_one_call() -> None:
     rng = np.random.default_rng(5)
     params = [rng.standard_normal(rng.integers(0, 900)).astype(np.float32) for _ in range(300)]
     gradients = [rng.standard_normal(p.shape).astype(np.float32) for p in params]
