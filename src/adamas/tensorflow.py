@@ -281,7 +281,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         Raises:
             StateError: the optimizer is not built yet.
         """
-        stepper, names = self._built(), self._names()
+        stepper, names = self._ready(), self._names()
         numbers = self._numbers()
         hyper = replace(numbers, lr=float(self.learning_rate))
         hypers = [hyper, replace(hyper, weight_decay=0.0)]
@@ -309,7 +309,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         Raises:
             StateError: it does not fit these variables or this formula. Nothing has been changed.
         """
-        stepper, names = self._built(), self._names()
+        stepper, names = self._ready(), self._names()
         dtypes = [variable.dtype.name for variable in stepper.variables]
         state.check_fits(
             stepper.rule, dict(zip(names, stepper.shapes, strict=True)), dict(zip(names, dtypes, strict=True))
@@ -338,7 +338,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _backend_update_step(self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any) -> None:
         # Keras counts the steps it applied, not the calls, while it accumulates gradients.
         iterations = tf.cast(self.iterations, tf.int64) if self.gradient_accumulation_steps else self._iterations.value
-        self._built().step(
+        self._ready().step(
             trainable_variables, grads, _rate(learning_rate), iterations, self._numbers(), self._make_batch
         )
 
@@ -360,7 +360,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         given = (self.beta_1, self.beta_2, self.epsilon, self.weight_decay, self.amsgrad)
         cached = self._hyper
         if cached is None or cached[0] != given:
-            if self.amsgrad != (self._built().rule.amsgrad != "off"):
+            if self.amsgrad != (self._ready().rule.amsgrad != "off"):
                 raise ArgumentError("amsgrad cannot change after the optimizer is built; make a new optimizer")
             hyper = Hyper(beta1=self.beta_1, beta2=self.beta_2, eps=self.epsilon, weight_decay=self.weight_decay or 0.0)
             self._hyper = cached = (given, hyper)
@@ -378,7 +378,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _new_variable(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
         return self.add_variable(shape=shape, initializer="zeros", dtype=dtype, name=name)
 
-    def _built(self) -> Stepper:
+    def _ready(self) -> Stepper:
         if self._stepper is None:
             raise StateError(f"the optimizer {self.name!r} has no moments yet: call its build(variables), or take a step")
         return self._stepper
@@ -406,7 +406,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         return [(s, i) for i in range(count) for s in (0, 1)] + [(2, i) for i in range(count) if slots > 2]
 
     def _moments(self) -> list[Any]:
-        return [self._built().slots.read(slot, i) for slot, i in self._places()]
+        return [self._ready().slots.read(slot, i) for slot, i in self._places()]
 
 
 @keras.saving.register_keras_serializable("adamas")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -13,8 +14,11 @@ from adamas.kernels.tensorflow import op
 
 
 @pytest.fixture(scope="session", autouse=True)
-def built_op(tmp_path_factory: pytest.TempPathFactory) -> None:
-    op.load(cache=tmp_path_factory.mktemp("cache") / "ops")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What XDG_CACHE_HOME must be for another process to use the same built op."""
+    home = tmp_path_factory.mktemp("cache")
+    op.load(cache=home / "adamas")
+    return home
 
 
 @pytest.fixture

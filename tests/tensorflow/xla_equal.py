@@ -1,0 +1,80 @@
+"""Run by test_xla.py in a process of its own, under XLA_FLAGS=--xla_cpu_max_isa=AVX: no fused multiply-add exists there,
+so the array expression must give the bits of the reference. Prints "equal" and the number of comparisons."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import tensorflow as tf
+from reference import DISCRIMINATING, Reference, gradients, same_bits, tensors
+
+from adamas.kernels import xla
+from adamas.rule import Hyper, Rule, Scalars, scalars, update
+from adamas.tensorflow import Adam
+
+rng = np.random.default_rng(7)
+SHAPES = [(), (31,), (33, 257)]
+RULES = [
+    Rule("paper", "coupled", "off", True),
+    Rule("paper", "decoupled", "raw", False),
+    Rule("paper", "coupled", "corrected", False),
+    Rule("keras", "decoupled", "raw", True),
+]
+compared = 0
+
+
+def check(given: object, expected: np.ndarray, what: object) -> None:
+    global compared
+    compared += 1
+    if not same_bits(given, expected):
+        difference = np.abs(np.asarray(given) - expected).max()
+        raise SystemExit(f"{what}: differs by {difference}")
+
+
+for rule, dtype in itertools.product(RULES, ("float32", "float64")):
+    hyper = Hyper(0.02, 0.8, 0.95, 1e-3, 0.0 if rule.eps_mode == "keras" else 1e-4, 0.1)
+
+    @tf.function(jit_compile=True)
+    def step(p, g, slots, lr, t, rule=rule, hyper=hyper):  # type: ignore[no-untyped-def]
+        numbers = xla.scalars(rule, hyper, lr, t)
+        return (*xla.update(rule, hyper, numbers, p, g, slots), numbers)
+
+    p = np.asarray(rng.normal(size=(33, 65)), dtype)
+    slots = tuple(np.zeros_like(p) for _ in rule.slots)
+    for t in (1, 2, 3, 1000, 123456):
+        g = np.asarray(rng.normal(size=p.shape) * 10 ** rng.uniform(-6, 1), dtype)
+        new_p, new_slots, numbers = step(
+            tf.constant(p), tf.constant(g), tuple(map(tf.constant, slots)), tf.constant(hyper.lr, tf.float64),
+            tf.constant(t, tf.int64),
+        )  # fmt: skip
+        expected = scalars(rule, hyper, t)
+        for name, number, value in zip(Scalars._fields, numbers, expected, strict=True):
+            check(number, np.float64(value)[()], (rule, t, name))
+        rounded = Scalars(*(p.dtype.type(value) for value in expected))
+        p, slots = update(
+            p, g, slots, rounded, coupled=rule.decay == "coupled", tiny=np.finfo(dtype).tiny
+        )
+        for name, value, array in zip("pmvw", (new_p, *new_slots), (p, *slots), strict=False):
+            check(value, array, (rule, dtype, t, name))
+
+for kernel, jit in (("xla", False), ("xla", True), ("auto", True)):
+    start = tensors(rng, SHAPES)
+    variables = [tf.Variable(p) for p in start]
+    optimizer, reference = Adam(**DISCRIMINATING, kernel=kernel), Reference(start, **DISCRIMINATING)
+    optimizer.build(variables)
+
+    def apply(grads, optimizer=optimizer, variables=variables):  # type: ignore[no-untyped-def]
+        optimizer.apply_gradients(zip(grads, variables, strict=True))
+
+    run = tf.function(apply, jit_compile=True) if jit else apply
+    for _ in range(4):
+        grads = gradients(rng, SHAPES)
+        run([tf.constant(g) for g in grads])
+        reference.step(grads)
+    state = optimizer.portable_state()
+    for i, name in enumerate(state.names):
+        check(variables[i].numpy(), reference.params[i], (optimizer.kernel, jit, name))
+        for slot, array in zip(state.slots[name].values(), reference.slots[i], strict=True):
+            check(slot, array, (optimizer.kernel, jit, name))
+print("equal", compared)
