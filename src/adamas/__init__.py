@@ -65,7 +65,7 @@ _HOMES = {
     "set_threads": "adamas.kernels.cpu",
 }
 # `adamas.numpy` works after `import adamas` alone, as `adamas.keras` does where Keras is installed.
-_MODULES = ("errors", "formats", "kernels", "keras", "numpy", "rule", "state", "tensorflow", "train")
+_MODULES = "compare errors formats gradients kernels keras numpy rule state tensorflow train".split()
 
 
 def __getattr__(name: str) -> Any:

@@ -117,7 +117,6 @@ class Adam:
         self._lock = threading.Lock()
         self._tabulate()
         choice = choose()
-        self._kernel = str(choice)
         by_dtype: dict[np.dtype[Any], list[int]] = {}
         for i, param in enumerate(self._params):
             by_dtype.setdefault(param.dtype, []).append(i)
@@ -158,8 +157,8 @@ class Adam:
 
     @property
     def kernel(self) -> str:
-        """Which kernel serves, and why."""
-        return self._kernel
+        """Which kernel serves, and why; with how many threads now."""
+        return str(choose())
 
     def __repr__(self) -> str:
         size = sum(param.size for param in self._params)

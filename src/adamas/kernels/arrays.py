@@ -149,7 +149,9 @@ def _check_like(name: str, what: str, array: np.ndarray, param: np.ndarray) -> N
             f"convert it with .astype(np.{param.dtype})"
         )
     if array.shape != param.shape:
-        raise ArrayError(f"tensor {name!r}: {what} has shape {array.shape} and the parameter {param.shape}")
+        raise ArrayError(
+            f"tensor {name!r}: {what} has shape {array.shape} and the parameter {param.shape}; give one of its shape"
+        )
 
 
 def _bounds(array: np.ndarray) -> tuple[int, int]:
