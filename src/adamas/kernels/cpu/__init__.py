@@ -17,7 +17,7 @@ from adamas.kernels import arrays
 from adamas.rule import Rule
 
 try:
-    from adamas.kernels.cpu import _shim
+    import adamas.kernels.cpu._shim as _shim  # `from ... import` would blame a circular import for a missing file
 except ImportError as error:  # installed where no C++ compiler was found, or built for another Python
     _shim = None  # type: ignore[assignment]
     _why_not: str | None = f"libadamas is not in this installation ({error}); install a C++ compiler and reinstall"
