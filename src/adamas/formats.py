@@ -4,8 +4,8 @@ A format turns an array of moments into what is kept between steps and back:
 
     stored = encode(x, key)        x = decode(stored)
 
-`key` says which tensor at which step is being written, so that a format that rounds stochastically gives bits that depend
-on nothing but (seed, parameter name, step, element). `Native` keeps the parameter's own dtype and ignores the key.
+`key` says which tensor at which step is being written, so that a format that rounds stochastically gives bits that
+depend on nothing but (seed, parameter name, step, element). `Native` keeps the parameter's own dtype and ignores it.
 """
 
 from __future__ import annotations
