@@ -48,6 +48,9 @@ _METRICS = frozenset(
     """.split()
 )
 
+# Names that stand for one of these metrics, according to the shapes.
+_BY_SHAPE = frozenset({"accuracy", "acc", "crossentropy", "ce"})
+
 
 def choose_program(model: Any) -> str:
     """The step program that `fit(model, ..., program="auto")` uses: "graph" or "xla-loop".
@@ -79,13 +82,25 @@ def _unknown(model: Any) -> Iterator[object]:
     if type(model.optimizer).__name__ == "LossScaleOptimizer":  # branches on whether gradients are finite: not measured
         yield model.optimizer
     yield from _foreign(keras.tree.flatten(model.loss))
-    for metric in model.metrics:
-        if not (_is_keras(metric) and type(metric).__name__ in _METRICS):
+    for metric in [*_asked_metrics(model), *model.metrics]:
+        if isinstance(metric, keras.metrics.Metric):
+            if not (_is_keras(metric) and type(metric).__name__ in _METRICS):
+                yield metric
+            yield from _foreign([getattr(metric, "_fn", None)])  # MeanMetricWrapper around a function
+        else:
+            yield from _foreign([metric])
+
+
+def _asked_metrics(model: Any) -> Iterator[object]:
+    """What was given to compile: Keras makes metrics of it at the first batch, and the answer must be the same before."""
+    given = model._compile_metrics
+    if given is None:
+        return
+    for metric in keras.tree.flatten([given._user_metrics, given._user_weighted_metrics]):
+        if isinstance(metric, str) and metric.lower() not in _BY_SHAPE:
+            yield keras.metrics.get(metric)
+        elif metric is not None and not isinstance(metric, str):
             yield metric
-        for wrapped in getattr(metric, "metrics", [metric]):
-            if not (_is_keras(wrapped) and type(wrapped).__name__ in _METRICS):
-                yield wrapped
-            yield from _foreign([getattr(wrapped, "_fn", None)])  # MeanMetricWrapper around a function
 
 
 def _unknown_layers(model: Any) -> Iterator[object]:

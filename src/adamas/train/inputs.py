@@ -119,7 +119,7 @@ def _dense(value: Any, name: str) -> Any:
             "convert it with numpy.asarray, or use model.fit"
         )
     dtype = np.dtype(value.dtype if isinstance(value, np.ndarray) else value.dtype.as_numpy_dtype)
-    floating = keras.backend.is_float_dtype(dtype.name)
+    floating = dtype.kind == "f" or dtype.name == "bfloat16"
     if not (floating or dtype.kind in "biu"):
         raise UnsupportedError(
             f"{name} has dtype {dtype}: adamas.train.fit takes numbers and booleans; encode it first, or use model.fit"
