@@ -167,9 +167,19 @@ def scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float = 1.0) -> Scalar
 
     The order of operations is part of the definition: libadamas computes the same bits.
     """
-    bc1 = 1.0 - power(hyper.beta1, t)
-    bc2 = 1.0 - power(hyper.beta2, t)
-    root2 = 1.0 if rule.amsgrad == "corrected" else math.sqrt(bc2)  # what sqrt(v) lacks to be sqrt(v^)
+    return combine(rule, hyper, hyper.lr, power(hyper.beta1, t), power(hyper.beta2, t), grad_scale)
+
+
+def combine(
+    rule: Rule, hyper: Hyper, lr: Any, power1: Any, power2: Any, grad_scale: float = 1.0, sqrt: Any = math.sqrt
+) -> Scalars:
+    """`scalars` from a learning rate and beta1^t, beta2^t, which may be float64 scalars of an array module with `sqrt`.
+
+    `hyper.lr` is not read.
+    """
+    bc1 = 1.0 - power1
+    bc2 = 1.0 - power2
+    root2 = 1.0 if rule.amsgrad == "corrected" else sqrt(bc2)  # what sqrt(v) lacks to be sqrt(v^)
     paper = rule.eps_mode == "paper"
     return Scalars(
         grad_scale=-grad_scale if rule.maximize else grad_scale,
@@ -178,9 +188,9 @@ def scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float = 1.0) -> Scalar
         c2=1.0 - hyper.beta2,
         r2=1.0 / bc2 if rule.amsgrad == "corrected" else 1.0,
         eps_root=hyper.eps_root * bc2 if paper and rule.amsgrad != "corrected" else hyper.eps_root,
-        alpha=hyper.lr * root2 / bc1,
+        alpha=lr * root2 / bc1,
         eps=hyper.eps * root2 if paper else hyper.eps,
-        keep=1.0 - hyper.lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0,
+        keep=1.0 - lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0,
     )
 
 

@@ -43,27 +43,9 @@ def scalars(rule: Rule, hyper: Hyper, lr: Any, t: Any) -> Scalars:
         lr: scalar tensor of a floating dtype. Its float64 value is used.
         t: int64 scalar tensor.
     """
-    lr = tf.cast(lr, tf.float64)
     power1, power2 = tf.unstack(powers((hyper.beta1, hyper.beta2), t))
-    bc1, bc2 = 1.0 - power1, 1.0 - power2
-    one = tf.ones_like(bc2)
-    root2 = one if rule.amsgrad == "corrected" else tf.sqrt(bc2)
-    paper = rule.eps_mode == "paper"
-
-    def constant(x: float) -> Any:
-        return tf.constant(x, tf.float64)
-
-    return Scalars(
-        grad_scale=constant(-1.0 if rule.maximize else 1.0),
-        coupled=constant(hyper.weight_decay if rule.decay == "coupled" else 0.0),
-        c1=constant(1.0 - hyper.beta1),
-        c2=constant(1.0 - hyper.beta2),
-        r2=1.0 / bc2 if rule.amsgrad == "corrected" else one,
-        eps_root=constant(hyper.eps_root) * bc2 if paper and rule.amsgrad != "corrected" else constant(hyper.eps_root),
-        alpha=lr * root2 / bc1,
-        eps=constant(hyper.eps) * root2 if paper else constant(hyper.eps),
-        keep=1.0 - lr * hyper.weight_decay if rule.decay == "decoupled" else one,
-    )
+    numbers = mathematics.combine(rule, hyper, tf.cast(lr, tf.float64), power1, power2, sqrt=tf.sqrt)
+    return Scalars(*(tf.convert_to_tensor(number, tf.float64) for number in numbers))
 
 
 def update(rule: Rule, hyper: Hyper, s: Scalars, p: Any, g: Any, slots: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
