@@ -14,8 +14,8 @@ from adamas.errors import UnsupportedError
 
 if keras.backend.backend() != "tensorflow":
     raise UnsupportedError(
-        f"Keras runs on {keras.backend.backend()!r} here and adamas.keras serves TensorFlow; set KERAS_BACKEND=tensorflow "
-        "before Keras is imported"
+        f"Keras runs on {keras.backend.backend()!r} here and adamas.keras serves TensorFlow; set "
+        "KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
 from adamas.tensorflow import Adam, AdamW
@@ -26,12 +26,33 @@ __all__ = ["Adam", "AdamW", "load_model"]
 def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None, **options: Any) -> Any:
     """`keras.models.load_model`, with Adamas in the place of Keras' own Adam and AdamW.
 
-    A model that was trained with `keras.optimizers.Adam` or `AdamW` goes on with the native step and the moments in
-    the file; one that was trained with Adamas, too.
+    A model that was saved with `keras.optimizers.Adam` or `AdamW` goes on with the native step, from the moments in the
+    file. One that was saved with Adamas needs no more than `keras.models.load_model` after `import adamas.keras`.
 
     Args:
         path: a `.keras` file.
         custom_objects, options: as for `keras.models.load_model`.
     """
     model = keras.models.load_model(path, custom_objects=custom_objects, **options)
+    old: Any = getattr(model, "optimizer", None)
+    ours = {keras.optimizers.Adam: Adam, keras.optimizers.AdamW: AdamW}.get(type(_inner(old)))
+    if ours is None:
+        return model
+    config = model.get_compile_config()
+    place, key = config, "optimizer"
+    if _inner(old) is not old:  # mixed_float16: Keras' loss scaling is around the optimizer
+        place, key = config["optimizer"]["config"], "inner_optimizer"
+    place[key] = keras.saving.serialize_keras_object(ours.from_config(_inner(old).get_config()))
+    model.compile_from_config(config)
+    pairs = [(old, model.optimizer)]
+    if _inner(old) is not old:
+        pairs.append((_inner(old), _inner(model.optimizer)))
+    for before, after in pairs:
+        state: dict[str, Any] = {}
+        before.save_own_variables(state)
+        after.load_own_variables(state)
     return model
+
+
+def _inner(optimizer: Any) -> Any:
+    return optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer

@@ -1,12 +1,12 @@
 """Adam for TensorFlow: the class behind `adamas.keras`, for loops over tf.Variables too.
 
-    from adamas.tensorflow import Adam
+from adamas.tensorflow import Adam
 
-    optimizer = Adam(learning_rate=1e-3)
-    with tf.GradientTape() as tape:
-        loss_value = loss(labels, model(inputs))
-    grads = tape.gradient(loss_value, model.trainable_variables)
-    optimizer.apply_gradients(zip(grads, model.trainable_variables))
+optimizer = Adam(learning_rate=1e-3)
+with tf.GradientTape() as tape:
+    loss_value = loss(labels, model(inputs))
+grads = tape.gradient(loss_value, model.trainable_variables)
+optimizer.apply_gradients(zip(grads, model.trainable_variables))
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SLOT_NAMES = ("momentum", "velocity", "velocity_hat")  # Keras' names of m, v, 
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
+class Adam(keras.optimizers.Optimizer):
     """Adam with the arguments, defaults and formula of `keras.optimizers.Adam`, stepped by one native call.
 
     For t = 1, 2, ... (`iterations` + 1) and each variable p with gradient g:
@@ -41,10 +41,10 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         v <- v + (1 - beta_2) (g^2 - v)
         p <- (1 - lr weight_decay) p - alpha m / (sqrt(v) + epsilon),    alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
 
-    With `amsgrad`, sqrt(v) is the root of the largest v so far. Kingma & Ba (2015), section 2, with their "epsilon hat".
+    With `amsgrad`, sqrt(v) is the root of the largest v so far. Kingma & Ba (2015), section 2, with "epsilon hat".
 
-    Variables and moments change in place; a tensor that was read from a variable before keeps its numbers. Works eagerly,
-    in `tf.function`, in loops in graphs and in functions compiled by XLA.
+    Variables and moments change in place; a tensor that was read from a variable before keeps its numbers. Works
+    eagerly, in `tf.function`, in loops in graphs and in functions compiled by XLA.
 
     Args:
         learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or a callable without arguments.
@@ -63,8 +63,8 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         UnsupportedError: on build, a variable is not float32 or float64; a `tf.distribute` strategy is active.
         KernelError: on build, the kernel that was asked for cannot serve here.
 
-    Difference to Keras: beta^t is computed in float64 where Keras takes the variable's dtype, so Keras' steps are off by
-    up to 1e-5 of themselves; variables that are not float32 or float64 are refused (Keras leaves bfloat16 unmoved).
+    Difference to Keras: beta^t is computed in float64 where Keras takes the variable's dtype, so Keras' steps are off
+    by up to 1e-5 of themselves; variables that are not float32 or float64 are refused (Keras leaves bfloat16 unmoved).
     Difference to torch: `epsilon` is beside the uncorrected root, so at step t it acts like torch's
     eps = epsilon / sqrt(1 - beta_2^t).
 
@@ -80,6 +80,8 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         >>> [round(float(value), 3) for value in x]
         [0.8, 1.8]
     """
+
+    weight_decay: float | None
 
     def __init__(
         self,
@@ -164,7 +166,8 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         Args:
             grads: tensors, or None for a variable that this step leaves alone.
-            trainable_variables: tf.Variables or Keras variables, one for each gradient; default: those it was built with.
+            trainable_variables: tf.Variables or Keras variables, one for each gradient; default: those it was built
+                with.
 
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
@@ -237,7 +240,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
     def exclude_from_weight_decay(
         self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
-        """Leave variables out of weight decay: those of `var_list`, and those whose name contains one of `var_names`."""
+        """Leave out of weight decay the variables of `var_list`, and those with one of `var_names` in their name."""
         super().exclude_from_weight_decay(var_list=var_list, var_names=var_names)
         if self._stepper is not None:
             self._stepper.forget()
@@ -251,7 +254,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         return dict(config)
 
     def save_own_variables(self, store: Any) -> None:
-        """Write the state for Keras' files: by parameter, in the order of `keras.optimizers.Adam`, which can read it."""
+        """Write the state for Keras' files: by parameter, as `keras.optimizers.Adam` does, which can read it."""
         for i, value in enumerate([*self._other_variables(), *self._moments()]):
             store[str(i)] = np.asarray(value)
 
@@ -261,9 +264,11 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         Raises:
             StateError: it was saved for other variables. Nothing has been changed.
         """
-        others, places = self._other_variables(), self._places()
+        others, places, stepper = self._other_variables(), self._places(), self._stepper
         arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
-        shapes = [tuple(v.shape) for v in others] + [self._stepper.shapes[i] for _, i in places if self._stepper]
+        shapes = [tuple(variable.shape) for variable in others]
+        if stepper is not None:
+            shapes += [stepper.shapes[i] for _, i in places]
         if [array.shape for array in arrays] != shapes:
             raise StateError(
                 f"the saved state of {self.name!r} has {len(arrays)} arrays, this optimizer {len(shapes)}"
@@ -272,11 +277,14 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
             )
         for variable, array in zip(others, arrays, strict=False):
             variable.assign(array)
-        for (slot, i), array in zip(places, arrays[len(others) :], strict=True):
-            self._stepper.slots.write(slot, i, array)
+        if stepper is not None:
+            for (slot, i), array in zip(places, arrays[len(others) :], strict=True):
+                stepper.slots.write(slot, i, array)
 
     def portable_state(self) -> State:
-        """A copy of everything carried from step to step, for `adamas.state.save`; parameters by their Keras path or name.
+        """A copy of everything carried from step to step, for `adamas.state.save`.
+
+        Parameters go by their Keras path, or their TensorFlow name; equal names are numbered.
 
         Raises:
             StateError: the optimizer is not built yet.
@@ -291,9 +299,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         return State(
             rule=stepper.rule,
             slots={
-                name: {
-                    slot.name: np.array(stepper.slots.read(s, i)) for s, slot in enumerate(stepper.rule.slots)
-                }
+                name: {slot.name: np.array(stepper.slots.read(s, i)) for s, slot in enumerate(stepper.rule.slots)}
                 for i, name in enumerate(names)
             },
             steps=dict.fromkeys(names, int(self._iterations.value)),
@@ -315,15 +321,17 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
             stepper.rule, dict(zip(names, stepper.shapes, strict=True)), dict(zip(names, dtypes, strict=True))
         )
         if len(set(state.steps.values())) > 1:
-            raise StateError("the state has parameters at different steps and a Keras optimizer counts one step for all")
+            raise StateError(
+                "the state has parameters at different steps and a Keras optimizer counts one step for all"
+            )
         used = [state.hypers[state.groups[name]] for name in names]
         main = max(used, key=lambda hyper: hyper.weight_decay, default=state.hypers[0])
         for name, hyper, variable in zip(names, used, stepper.variables, strict=True):
             expected = main if self._use_weight_decay(variable) else replace(main, weight_decay=0.0)
             if hyper != expected:
                 raise StateError(
-                    f"{name}: the state has {hyper}, this optimizer steps it with {expected}; make one optimizer for each "
-                    "group, or call exclude_from_weight_decay for the same variables"
+                    f"{name}: the state has {hyper}, this optimizer steps it with {expected}; make one optimizer for "
+                    "each group, or call exclude_from_weight_decay for the same variables"
                 )
         for i, name in enumerate(names):
             for s, slot in enumerate(stepper.rule.slots):
@@ -335,7 +343,9 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         if main.weight_decay or self.weight_decay is not None:
             self.weight_decay = main.weight_decay
 
-    def _backend_update_step(self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any) -> None:
+    def _backend_update_step(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
         # Keras counts the steps it applied, not the calls, while it accumulates gradients.
         iterations = tf.cast(self.iterations, tf.int64) if self.gradient_accumulation_steps else self._iterations.value
         self._ready().step(
@@ -380,7 +390,9 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _ready(self) -> Stepper:
         if self._stepper is None:
-            raise StateError(f"the optimizer {self.name!r} has no moments yet: call its build(variables), or take a step")
+            raise StateError(
+                f"the optimizer {self.name!r} has no moments yet: call its build(variables), or take a step"
+            )
         return self._stepper
 
     def _names(self) -> list[str]:
@@ -406,7 +418,7 @@ class Adam(keras.optimizers.Optimizer):  # type: ignore[misc]
         return [(s, i) for i in range(count) for s in (0, 1)] + [(2, i) for i in range(count) if slots > 2]
 
     def _moments(self) -> list[Any]:
-        return [self._ready().slots.read(slot, i) for slot, i in self._places()]
+        return [] if self._stepper is None else [self._stepper.slots.read(slot, i) for slot, i in self._places()]
 
 
 @keras.saving.register_keras_serializable("adamas")

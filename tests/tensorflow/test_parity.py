@@ -1,7 +1,7 @@
-"""Against keras.optimizers.Adam and AdamW: the moments to the bit, the parameters within what Keras' float32 beta^t costs.
+"""Against keras.optimizers.Adam and AdamW: the moments to the bit, the parameters within what float32 beta^t costs.
 
-Keras computes beta^t in float32. Rounding beta moves it by at most u = 2^-25 (half an ulp below 1), so beta^t by at most
-t u beta^(t-1) + 2 u with the rounding of pow; over 1 - beta^t that is a relative error e1 or e2, and the step size
+Keras computes beta^t in float32. Rounding beta moves it by at most u = 2^-25 (half an ulp below 1), so beta^t by at
+most t u beta^(t-1) + 2 u with the rounding of pow; over 1 - beta^t that is a relative error e1 or e2, and the step size
 alpha = lr sqrt(1 - beta2^t) / (1 - beta1^t) is off by at most e1 + e2 / 2 and a few roundings.
 """
 
@@ -51,7 +51,9 @@ def test_parity_with_keras(case: str, rng: np.random.Generator) -> None:
         for i, v in enumerate(its):
             decayed = before[i] * (1 - float(peer.learning_rate) * (peer.weight_decay or 0))
             change = abs(v.numpy() - decayed)
-            bound[i] += change * error_of_alpha(peer.beta_1, peer.beta_2, t) + 3 * EPS * np.maximum(abs(before[i]), change)
+            bound[i] += change * error_of_alpha(peer.beta_1, peer.beta_2, t) + 3 * EPS * np.maximum(
+                abs(before[i]), change
+            )
     for a, b, limit in zip(mine, its, bound, strict=True):
         assert (abs(a.numpy() - b.numpy()) <= limit).all()
         assert (limit <= 1e-3 * np.maximum(abs(b.numpy()), 0.02)).all()  # the bound itself is tight enough to tell

@@ -28,8 +28,8 @@ def test_the_loop_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> No
         with tf.GradientTape() as tape:
             loss_value = loss(labels, model(inputs))
         grads = tape.gradient(loss_value, model.trainable_variables)
-        optimizer.apply_gradients(zip(grads, model.trainable_variables))
-        print("Epoch {} loss: {:.4f}".format(epoch + 1, loss_value))
+        optimizer.apply_gradients(zip(grads, model.trainable_variables))  # noqa: B905
+        print("Epoch {} loss: {:.4f}".format(epoch + 1, loss_value))  # noqa: UP032
 
     lines = capsys.readouterr().out.splitlines()
     losses = [float(line.split()[-1]) for line in lines]
@@ -236,8 +236,8 @@ def _wrong() -> list[tuple[str, type[Exception], Any]]:
         ("learning rate", ArgumentError, lambda: Adam(learning_rate=-1.0)),
         ("decay", ArgumentError, lambda: AdamW(weight_decay=None)),  # type: ignore[arg-type]
         ("unknown", ArgumentError, lambda: Adam(decay=0.1)),
-        ("kernel", ArgumentError, step(lambda: [], kernel="fast")),
-        ("kernel without decay", KernelError, step(lambda: [], kernel="resource", weight_decay=0.1)),
+        ("kernel", ArgumentError, step(list, kernel="fast")),
+        ("kernel without decay", KernelError, step(list, kernel="resource", weight_decay=0.1)),
         ("unbuilt", StateError, lambda: Adam().portable_state()),
     ]
 

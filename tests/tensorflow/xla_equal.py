@@ -1,5 +1,5 @@
-"""Run by test_xla.py in a process of its own, under XLA_FLAGS=--xla_cpu_max_isa=AVX: no fused multiply-add exists there,
-so the array expression must give the bits of the reference. Prints "equal" and the number of comparisons."""
+"""Run by test_xla.py in a process of its own, under XLA_FLAGS=--xla_cpu_max_isa=AVX: no fused multiply-add exists
+there, so the array expression must give the bits of the reference. Prints "equal" and the number of comparisons."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ for rule, dtype in itertools.product(RULES, ("float32", "float64")):
         for name, number, value in zip(Scalars._fields, numbers, expected, strict=True):
             check(number, np.float64(value)[()], (rule, t, name))
         rounded = Scalars(*(p.dtype.type(value) for value in expected))
-        p, slots = update(
-            p, g, slots, rounded, coupled=rule.decay == "coupled", tiny=np.finfo(dtype).tiny
-        )
+        p, slots = update(p, g, slots, rounded, coupled=rule.decay == "coupled", tiny=np.finfo(dtype).tiny)
         for name, value, array in zip("pmvw", (new_p, *new_slots), (p, *slots), strict=False):
             check(value, array, (rule, dtype, t, name))
 

@@ -202,7 +202,9 @@ def _private_folder(folder: Path) -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = os.stat(folder)
     except OSError as error:
-        raise KernelError(f"no folder to keep the TensorFlow op in: {error}; set XDG_CACHE_HOME to a writable folder") from error
+        raise KernelError(
+            f"no folder to keep the TensorFlow op in: {error}; set XDG_CACHE_HOME to a writable folder"
+        ) from error
     _refuse_foreign(folder, found)
     return folder
 

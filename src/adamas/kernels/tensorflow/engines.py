@@ -171,13 +171,9 @@ class Expression:
     def _write(self, batch: Batch, grads: Sequence[Any], lr: Any, iterations: Any, hyper: Hyper) -> None:
         t = tf.cast(iterations, tf.int64) + 1
         settings = {True: hyper, False: Hyper(hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.eps_root)}
-        scalars = {
-            decays: xla.scalars(self._rule, settings[decays], lr, t) for decays in sorted(set(batch.decays))
-        }
+        scalars = {decays: xla.scalars(self._rule, settings[decays], lr, t) for decays in sorted(set(batch.decays))}
         news = []
-        for variable, index, decays, gradient in zip(
-            batch.variables, batch.indices, batch.decays, grads, strict=True
-        ):
+        for variable, index, decays, gradient in zip(batch.variables, batch.indices, batch.decays, grads, strict=True):
             old = [self._slots.read(slot, index) for slot in range(len(self._slots.names))]
             p, new = xla.update(
                 self._rule, settings[decays], scalars[decays], tf.convert_to_tensor(variable), gradient, old
@@ -196,5 +192,3 @@ def in_xla() -> bool:
     from tensorflow.python.ops import control_flow_util
 
     return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
-
-

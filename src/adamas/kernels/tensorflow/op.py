@@ -62,7 +62,7 @@ def _load(cache: str | os.PathLike[str] | None, compiler: str | None) -> Any:
         raise KernelError(f"TensorFlow cannot load {path}: {error}; remove the file to build it again") from error
     bind = ctypes.CDLL(path).adamas_tensorflow_bind
     bind.restype, bind.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
-    if error := bind(os.fsencode(library)):
-        raise KernelError(f"the TensorFlow op cannot use {library}: {error.decode()}; reinstall adamas")
+    if problem := bind(os.fsencode(library)):
+        raise KernelError(f"the TensorFlow op cannot use {library}: {problem.decode()}; reinstall adamas")
     tf.no_gradient("AdamasStep")
     return module.adamas_step

@@ -81,7 +81,9 @@ class Arena:
         for dtype in {self.dtypes[i] for i in values}:
             arena = self.variables[dtype][slot].value
             old, parts, end = tf.convert_to_tensor(arena), [], 0
-            for i in sorted((i for i in values if self.dtypes[i] == dtype and self.sizes[i]), key=self.offsets.__getitem__):
+            for i in sorted(
+                (i for i in values if self.dtypes[i] == dtype and self.sizes[i]), key=self.offsets.__getitem__
+            ):
                 parts += [old[end : self.offsets[i]], tf.reshape(values[i], (self.sizes[i],))]
                 end = self.offsets[i] + self.sizes[i]
             arena.assign(tf.concat([*parts, old[end:]], 0))
@@ -116,7 +118,7 @@ class Separate:
         return [variables[i] for variables in self.variables for i in indices], [0] * len(indices)
 
 
-class Moments(tf.__internal__.tracking.Trackable):  # type: ignore[misc]
+class Moments(tf.__internal__.tracking.Trackable):
     """One parameter's moments, as tf.train.Checkpoint saves and restores them."""
 
     def __init__(self, slots: Slots, i: int) -> None:

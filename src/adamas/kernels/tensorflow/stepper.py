@@ -108,13 +108,13 @@ class Stepper:
                 self._batches.clear()
             known = self._batches[key] = (tuple(variables), make_batch(variables))  # the variables keep their ids
         batch = known[1]
-        if self.kind == "native" and tf.executing_eagerly():
-            if len(batch.groups) == 1 and set(map(type, grads)) == {_EagerTensor}:
-                try:
-                    self._native.step(batch, grads, lr, iterations, hyper)
-                    return
-                except tf.errors.InvalidArgumentError:
-                    pass  # the op checks before it writes; find out below what is wrong, or put it right
+        simple = len(batch.groups) == 1 and tf.executing_eagerly() and set(map(type, grads)) == {_EagerTensor}
+        if simple and self.kind == "native":
+            try:
+                self._native.step(batch, grads, lr, iterations, hyper)
+                return
+            except tf.errors.InvalidArgumentError:
+                pass  # the op checks before it writes; find out below what is wrong, or put it right
         self._engine(hyper).step(batch, conform(grads, batch.variables), lr, iterations, hyper)
 
     def forget(self) -> None:
@@ -168,8 +168,8 @@ def _check(variable: Any) -> None:
         raise UnsupportedError(f"{variable!r} is no tf.Variable; give tf.Variables or a Keras model's variables")
     if variable.dtype not in (tf.float32, tf.float64):
         raise UnsupportedError(
-            f"variable {variable.name!r} is {variable.dtype.name}; Adamas steps float32 and float64 variables. Keep the "
-            "variables in float32 (the Keras policies 'mixed_bfloat16' and 'mixed_float16' do, and compute in 16 bits)"
+            f"variable {variable.name!r} is {variable.dtype.name}; Adamas steps float32 and float64 variables. Keep "
+            "the variables in float32, as the Keras policies 'mixed_bfloat16' and 'mixed_float16' do"
         )
     if not variable.shape.is_fully_defined():
         raise UnsupportedError(f"variable {variable.name!r} has the shape {variable.shape}; give it a fixed shape")
