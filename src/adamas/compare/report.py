@@ -75,6 +75,8 @@ def _headline(sides: tuple[Side, Side], chance: Paired) -> str:
     first, second = sides
     numbers = [s.score.numbers for s in sides]
     said = f"{first.name} {_judged(numbers[0])}, {second.name} {_judged(numbers[1])} on {first.score.rows:,} test rows"
+    if chance.better == chance.worse == 0:
+        return f"No difference: {said}."
     if not chance.clear:
         return f"Too close to call: {said}."
     ahead = first if _mean(first) < _mean(second) else second
@@ -83,6 +85,8 @@ def _headline(sides: tuple[Side, Side], chance: Paired) -> str:
 
 def _row_by_row(prepared: Prepared, sides: tuple[Side, Side], chance: Paired) -> str:
     first, second = sides
+    if chance.better == chance.worse == 0:
+        return "Row by row they do equally well: this test set cannot tell them apart."
     p = f"p = {chance.p_value:.2g}" if chance.p_value >= 0.001 else "p < 0.001"
     if prepared.task == "classification":
         counts = f"{first.name} alone is right on {chance.better} of them, {second.name} alone on {chance.worse}"
