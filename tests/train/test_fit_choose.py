@@ -52,6 +52,8 @@ def own_function(x, y=None):
         (lambda: sequential(layers.Conv1D(2, 3)), {}, "graph"),
         (lambda: sequential(sequential(layers.Conv1D(2, 3)), layers.Flatten()), {}, "graph"),
         (lambda: sequential(layers.LSTM(2)), {}, "graph"),
+        (lambda: sequential(layers.Embedding(1 << 13, 16), shape=(8,)), {}, "xla-loop"),
+        (lambda: sequential(layers.Embedding((1 << 13) + 1, 16), shape=(8,)), {}, "graph"),
         (lambda: sequential(layers.Conv1D(2, 3)), {"jit_compile": True}, "xla-loop"),
         (lambda: sequential(OwnLayer(2)), {}, "graph"),
         (Subclass, {}, "graph"),
