@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+import adamas.keras
 from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.train import fit, snapshot
 
@@ -224,3 +225,24 @@ def test_what_xla_cannot_compile_is_refused_before_anything_changes() -> None:
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     fit(model, x, y, verbose=0)  # "auto" knows better
+
+
+def test_our_optimizer_is_laid_out_for_the_program_and_serves_both() -> None:
+    x, y = data()
+    settings = {"batch_size": 8, "verbose": 0}
+    results = []
+    for programs in (("xla-loop", "graph"), ("graph", "graph")):
+        model = regression(adamas.keras.Adam(0.01))
+        for program in programs:
+            fit(model, x, y, program=program, **settings)
+        results.append((len(model.optimizer.variables), model.get_weights()))
+    (separate, mixed), (arena, graph) = results
+    assert separate == 2 + 2 * 4  # iterations and learning rate; two moments of each of four parameters
+    assert arena <= separate  # where the native op serves: one variable for each moment
+    for a, b in zip(mixed, graph, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=40 * np.finfo(np.float32).eps)
+    start = snapshot(model := regression(adamas.keras.Adam(0.01)))
+    assert len(model.optimizer.variables) == separate  # the table says xla-loop
+    fit(model, x, y, **settings)
+    start.restore()
+    assert int(model.optimizer.iterations.value) == 0

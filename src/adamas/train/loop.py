@@ -14,7 +14,7 @@ from adamas.errors import ArgumentError, UnsupportedError
 from adamas.train.choose import PROGRAMS, choose_program
 from adamas.train.inputs import Rows, check_model, rows_of, split_off
 from adamas.train.order import epoch_order
-from adamas.train.programs import Program, Programs, Role
+from adamas.train.programs import Program, Programs, Role, lay_out
 from adamas.train.verbosity import Display
 
 _PER_BATCH = (
@@ -133,7 +133,7 @@ def fit(
     kind = choose_program(model) if program == "auto" else program
 
     display = Display(verbose, epochs, math.ceil(train.count / batch))
-    _build(model, train, batch)
+    _build(model, kind, train, batch)
     in_turn = tf.range(train.count, dtype=_index_type(train.count))
     compiled = _compiled(model, kind, train, batch, validation, validation_batch)  # before any callback hears of it
 
@@ -212,8 +212,9 @@ def _pass(programs: Programs, kind: str, role: Role, rows: Rows, batch: int) -> 
     return _Pass(rows, in_turn, tuple(parts))
 
 
-def _build(model: Any, rows: Rows, batch: int) -> None:
+def _build(model: Any, kind: str, rows: Rows, batch: int) -> None:
     """Make the variables of the model, its metrics and its optimizer: a compiled program cannot."""
+    lay_out(model, kind)
     given = iter(values[:batch] for values in rows.tensors)
     x = next(given)
     y = next(given) if rows.has[0] else None

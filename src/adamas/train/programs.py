@@ -213,6 +213,12 @@ class Programs:
         self._for = now
 
 
+def lay_out(model: Any, kind: str) -> None:
+    """Tell an optimizer of ours that is not built yet which layout of its moments the program reads fastest."""
+    if kind == "xla-loop" and not model.optimizer.built and hasattr(model.optimizer, "expect_xla"):
+        model.optimizer.expect_xla()
+
+
 def _settings(optimizer: Any) -> str:
     """All that a traced update has as constants: the configuration without the value of the learning rate."""
     config = dict(optimizer.get_config())

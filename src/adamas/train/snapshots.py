@@ -8,6 +8,8 @@ import keras
 import numpy as np
 
 from adamas.errors import ArgumentError, StateError
+from adamas.train.choose import choose_program
+from adamas.train.programs import lay_out
 
 
 class Snapshot:
@@ -68,5 +70,6 @@ def _variables(model: Any) -> list[Any]:
     if not model.compiled or model.optimizer is None:
         raise ArgumentError("the model is not compiled: call model.compile(optimizer=..., loss=...)")
     if not model.optimizer.built:
+        lay_out(model, choose_program(model))
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
