@@ -66,9 +66,10 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("adamas"):
             raise
-        extra = "tensorflow" if error.name in ("tensorflow", "keras") else "train"
+        package = error.name.partition(".")[0]
+        extra = "tensorflow" if package in ("tensorflow", "keras") else "train"
         raise MissingExtraError(
-            f"adamas.train.{name} needs {error.name}, which is not installed; run: pip install 'adamas[{extra}]'"
+            f"adamas.train.{name} needs {package}, which is not installed; run: pip install 'adamas[{extra}]'"
         ) from error
     value = getattr(module, name)
     globals()[name] = value
