@@ -23,6 +23,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, handled as Ctrl-C is."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM on its way past click, which would print an empty line for it."""
+
+
 class Verbs(click.Group):
     """A group whose verbs are modules of this package, each with a `command`."""
 
@@ -34,6 +38,12 @@ class Verbs(click.Group):
             return None
         command: click.Command = import_module(f"adamas.cli.{name}").command
         return command
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
 
     def resolve_command(
         self, context: click.Context, words: list[str]
@@ -71,13 +81,19 @@ def run(arguments: Sequence[str]) -> int:
         return _say(_one_line(error.format_message()), 1)
     except AdamasError as error:
         return _say(_one_line(str(error)), 1)
-    except (KeyboardInterrupt, click.Abort) as error:
-        # click turns KeyboardInterrupt into Abort and keeps the original as its cause.
-        cause = error if isinstance(error, KeyboardInterrupt) else (error.__cause__ or error.__context__ or error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("adamas"):
+            raise
+        return _say(f"this needs {error.name}, which is not installed: pip install 'adamas[train]'", 1)
+    except (Interrupted, KeyboardInterrupt) as error:
+        cause = error.__cause__ or error
         notes = getattr(cause, "__notes__", [])
         terminated = isinstance(cause, Terminated)
-        word = "terminated" if terminated else "interrupted"
-        return _say("; ".join([word, *notes]), 143 if terminated else 130, kind="")
+        message = "; ".join(["terminated" if terminated else "interrupted", *notes])
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has just shown ^C
+        print(f"adamas: {message}", file=sys.stderr)
+        return 143 if terminated else 130
     except BrokenPipeError:
         # Whoever read our output has left (`| head`): there is nobody to tell. Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,11 +102,8 @@ def run(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _say(message: str, status: int, kind: str = "error: ") -> int:
-    print(
-        f"\radamas: {kind}{message}" if sys.stderr.isatty() and not kind else f"adamas: {kind}{message}",
-        file=sys.stderr,
-    )
+def _say(message: str, status: int) -> int:
+    print(f"adamas: error: {message}", file=sys.stderr)
     return status
 
 
