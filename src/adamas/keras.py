@@ -32,6 +32,18 @@ def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | No
     Args:
         path: a `.keras` file.
         custom_objects, options: as for `keras.models.load_model`.
+
+    Example:
+        >>> import os, tempfile, keras, numpy as np
+        >>> import adamas.keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile(optimizer="adam", loss="mse")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.keras")
+        ...     model.save(path)
+        ...     model = adamas.keras.load_model(path)
+        >>> isinstance(model.optimizer, adamas.keras.Adam)
+        True
     """
     model = keras.models.load_model(path, custom_objects=custom_objects, **options)
     old: Any = getattr(model, "optimizer", None)

@@ -21,10 +21,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from adamas.errors import ArgumentError, StateError, UnsupportedError
+from adamas.errors import ArgumentError, StateError
 from adamas.kernels.tensorflow.engines import Batch, in_xla
 from adamas.kernels.tensorflow.slots import Moments
-from adamas.kernels.tensorflow.stepper import Kernel, Stepper
+from adamas.kernels.tensorflow.stepper import Kernel, Stepper, refuse_strategy
 from adamas.rule import Hyper, Rule
 from adamas.state import State
 
@@ -62,6 +62,9 @@ class Adam(keras.optimizers.Optimizer):
         ArgumentError: a number is outside its range.
         UnsupportedError: on build, a variable is not float32 or float64; a `tf.distribute` strategy is active.
         KernelError: on build, the kernel that was asked for cannot serve here.
+
+    A `tf.function` that was traced outside XLA cannot be called inside a function compiled by XLA: TensorFlow reports
+    that XLA does not know the op AdamasStep. Compile the inner function itself, or step in the outer one.
 
     Difference to Keras: beta^t is computed in float64 where Keras takes the variable's dtype, so Keras' steps are off
     by up to 1e-5 of themselves; variables that are not float32 or float64 are refused (Keras leaves bfloat16 unmoved).
@@ -106,7 +109,7 @@ class Adam(keras.optimizers.Optimizer):
     ) -> None:
         if unknown:
             raise ArgumentError(f"unknown argument(s) {', '.join(unknown)}; see the arguments of keras.optimizers.Adam")
-        _refuse_strategy()
+        refuse_strategy()
         if isinstance(learning_rate, float):
             Hyper(lr=learning_rate)
         Hyper(beta1=beta_1, beta2=beta_2, eps=epsilon, weight_decay=weight_decay or 0.0)
@@ -146,7 +149,7 @@ class Adam(keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        _refuse_strategy()
+        refuse_strategy()
         variables = list(variables)
         stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
         rule = Rule(eps_mode="keras", amsgrad="raw" if self.amsgrad else "off")
@@ -255,7 +258,8 @@ class Adam(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Write the state for Keras' files: by parameter, as `keras.optimizers.Adam` does, which can read it."""
-        for i, value in enumerate([*self._other_variables(), *self._moments()]):
+        moments = [] if self._stepper is None else self._stepper.in_order()
+        for i, value in enumerate([*self._other_variables(), *moments]):
             store[str(i)] = np.asarray(value)
 
     def load_own_variables(self, store: Any) -> None:
@@ -264,11 +268,11 @@ class Adam(keras.optimizers.Optimizer):
         Raises:
             StateError: it was saved for other variables. Nothing has been changed.
         """
-        others, places, stepper = self._other_variables(), self._places(), self._stepper
+        others, stepper = self._other_variables(), self._stepper
         arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
         shapes = [tuple(variable.shape) for variable in others]
         if stepper is not None:
-            shapes += [stepper.shapes[i] for _, i in places]
+            shapes += [stepper.shapes[i] for _, i in stepper.places()]
         if [array.shape for array in arrays] != shapes:
             raise StateError(
                 f"the saved state of {self.name!r} has {len(arrays)} arrays, this optimizer {len(shapes)}"
@@ -278,7 +282,7 @@ class Adam(keras.optimizers.Optimizer):
         for variable, array in zip(others, arrays, strict=False):
             variable.assign(array)
         if stepper is not None:
-            for (slot, i), array in zip(places, arrays[len(others) :], strict=True):
+            for (slot, i), array in zip(stepper.places(), arrays[len(others) :], strict=True):
                 stepper.slots.write(slot, i, array)
 
     def portable_state(self) -> State:
@@ -342,6 +346,13 @@ class Adam(keras.optimizers.Optimizer):
         self.beta_1, self.beta_2, self.epsilon = main.beta1, main.beta2, main.eps
         if main.weight_decay or self.weight_decay is not None:
             self.weight_decay = main.weight_decay
+
+    def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
+        """What TensorFlow saves: everything in a checkpoint; no moments in a SavedModel, which nobody trains on."""
+        children = dict(super()._trackable_children(save_type, **options))
+        if save_type != "checkpoint":
+            children = {name: child for name, child in children.items() if not isinstance(child, Moments)}
+        return children
 
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
@@ -409,16 +420,6 @@ class Adam(keras.optimizers.Optimizer):
         """What Keras keeps beside the moments, in Keras' order."""
         moments = set() if self._stepper is None else {id(variable) for variable in self._stepper.made}
         return [variable for variable in self.variables if id(variable) not in moments]
-
-    def _places(self) -> list[tuple[int, int]]:
-        """(slot, parameter) in the order of Keras' files: m and v by turns, then every vmax."""
-        if self._stepper is None:
-            return []
-        count, slots = len(self._stepper.variables), len(self._stepper.rule.slots)
-        return [(s, i) for i in range(count) for s in (0, 1)] + [(2, i) for i in range(count) if slots > 2]
-
-    def _moments(self) -> list[Any]:
-        return [] if self._stepper is None else [self._stepper.slots.read(slot, i) for slot, i in self._places()]
 
 
 @keras.saving.register_keras_serializable("adamas")
@@ -491,11 +492,3 @@ def _rate(lr: Any) -> Any:
     elif not tf.is_tensor(lr):
         lr = tf.constant(lr, keras.config.floatx())
     return lr if lr.dtype in (tf.float32, tf.float64) else tf.cast(lr, tf.float32)
-
-
-def _refuse_strategy() -> None:
-    if tf.distribute.has_strategy():
-        raise UnsupportedError(
-            f"{type(tf.distribute.get_strategy()).__name__} is active; Adamas trains on one device. Make the optimizer "
-            "outside the strategy's scope, or use keras.optimizers.Adam inside it"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,22 @@ def test_tensorflow_checkpoint(build_first: bool, tmp_path: Path) -> None:
 def test_saved_model_of_a_compiled_model(tmp_path: Path) -> None:
     model = model_with(Adam(0.01))
     train(model)
-    model.export(tmp_path / "export", verbose=False)
     x, _ = data()
-    again = tf.saved_model.load(str(tmp_path / "export"))
-    np.testing.assert_allclose(again.serve(x), model(x), rtol=1e-6)
+    model.export(tmp_path / "export", verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "export"))
+    np.testing.assert_allclose(exported.serve(x), model(x), rtol=1e-6)
+    tf.saved_model.save(model, str(tmp_path / "saved"))
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    (result,) = saved.signatures["serving_default"](tf.constant(x)).values()
+    np.testing.assert_allclose(result, model(x), rtol=1e-6)
+
+
+def test_pickled_model_goes_on_as_if_never_stopped() -> None:
+    model = model_with(Adam(0.01))
+    train(model)
+    copy = pickle.loads(pickle.dumps(model))
+    train(model), train(copy)
+    assert equal(weights(model), weights(copy))
 
 
 def test_loss_scaling_and_mixed_precision() -> None:

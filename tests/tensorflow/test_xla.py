@@ -113,6 +113,22 @@ def test_native_and_compiled_steps_share_the_moments(rng: np.random.Generator) -
         np.testing.assert_allclose(variable.numpy(), p, rtol=6 * EPS, atol=6 * 0.1 * 64 * EPS)
 
 
+def test_first_step_inside_a_compiled_function() -> None:
+    """Built there, the moments are laid out for XLA; the native step takes over from them."""
+    variable, optimizer, reference = tf.Variable(tf.ones(5)), Adam(0.01), Reference([np.ones(5, "f")], 0.01)
+
+    @tf.function(jit_compile=True)
+    def run() -> None:
+        optimizer.apply([2.0 * tf.ones(5)], [variable])
+
+    run()
+    assert [v.shape for v in optimizer.variables[2:]] == [(5,), (5,)]
+    optimizer.apply([2.0 * tf.ones(5)], [variable])
+    for _ in range(2):
+        reference.step([np.full(5, 2.0, np.float32)])
+    np.testing.assert_allclose(variable.numpy(), reference.params[0], rtol=4 * EPS)
+
+
 def test_missing_gradient_leaves_its_moments_alone(rng: np.random.Generator) -> None:
     """In a compiled function the arena is put together again from new and untouched parts."""
     variables = [tf.Variable(p) for p in tensors(rng, [(5,), (4097,), (3, 3)])]

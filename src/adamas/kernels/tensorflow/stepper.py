@@ -117,6 +117,17 @@ class Stepper:
                 pass  # the op checks before it writes; find out below what is wrong, or put it right
         self._engine(hyper).step(batch, conform(grads, batch.variables), lr, iterations, hyper)
 
+    def places(self) -> list[tuple[int, int]]:
+        """(slot, parameter) in the order of Keras' files: m and v by turns, then every vmax."""
+        count = len(self.variables)
+        return [(s, i) for i in range(count) for s in (0, 1)] + [
+            (s, i) for s in range(2, len(self.rule.slots)) for i in range(count)
+        ]
+
+    def in_order(self) -> list[Any]:
+        """The moments by parameter, in the order of `places`."""
+        return [self.slots.read(slot, i) for slot, i in self.places()]
+
     def forget(self) -> None:
         """Work everything out again at the next step, because weight decay applies to other variables now."""
         self._batches.clear()
@@ -161,6 +172,15 @@ def conform(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
             )
         dense.append(gradient)
     return dense
+
+
+def refuse_strategy() -> None:
+    """Nothing, unless a tf.distribute strategy is active: UnsupportedError."""
+    if tf.distribute.has_strategy():
+        raise UnsupportedError(
+            f"{type(tf.distribute.get_strategy()).__name__} is active; Adamas trains on one device. Make the optimizer "
+            "outside the strategy's scope, or use keras.optimizers.Adam inside it"
+        )
 
 
 def _check(variable: Any) -> None:
