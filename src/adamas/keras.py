@@ -38,6 +38,7 @@ def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | No
         >>> import adamas.keras
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile(optimizer="adam", loss="mse")
+        >>> _ = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = os.path.join(folder, "model.keras")
         ...     model.save(path)

@@ -11,6 +11,7 @@ optimizer.apply_gradients(zip(grads, model.trainable_variables))
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
@@ -269,21 +270,23 @@ class Adam(keras.optimizers.Optimizer):
             StateError: it was saved for other variables. Nothing has been changed.
         """
         others, stepper = self._other_variables(), self._stepper
-        arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+        targets = [variable.assign for variable in others]
         shapes = [tuple(variable.shape) for variable in others]
         if stepper is not None:
+            targets += [functools.partial(stepper.slots.write, slot, i) for slot, i in stepper.places()]
             shapes += [stepper.shapes[i] for _, i in stepper.places()]
+        arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+        unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
+        if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is still zero
+            arrays += [np.zeros(shape) for shape in shapes[unbuilt:]]
         if [array.shape for array in arrays] != shapes:
             raise StateError(
                 f"the saved state of {self.name!r} has {len(arrays)} arrays, this optimizer {len(shapes)}"
                 + ("" if len(arrays) != len(shapes) else " of other shapes")
                 + "; nothing was loaded. Build the optimizer for the same model and with the same settings first"
             )
-        for variable, array in zip(others, arrays, strict=False):
-            variable.assign(array)
-        if stepper is not None:
-            for (slot, i), array in zip(stepper.places(), arrays[len(others) :], strict=True):
-                stepper.slots.write(slot, i, array)
+        for assign, array in zip(targets, arrays, strict=True):
+            assign(array)
 
     def portable_state(self) -> State:
         """A copy of everything carried from step to step, for `adamas.state.save`.

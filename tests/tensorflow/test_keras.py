@@ -126,6 +126,15 @@ def test_state_for_another_model_is_refused() -> None:
         Adam().load_own_variables(store)
 
 
+def test_model_saved_before_its_first_step(tmp_path: Path) -> None:
+    model = model_with(Adam(0.01))
+    model.save(tmp_path / "model.keras")
+    loaded = adamas.keras.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.built
+    train(model), train(loaded)
+    assert equal(weights(model), weights(loaded))
+
+
 def test_portable_state_file(tmp_path: Path) -> None:
     model = model_with(AdamW(0.01))
     model.optimizer.exclude_from_weight_decay(var_names=["bias"])
