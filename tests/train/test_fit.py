@@ -266,3 +266,25 @@ def test_training_goes_on_where_it_ended() -> None:
     history = fit(halves, x, y, initial_epoch=2, epochs=4, **settings)
     assert history.epoch == [2, 3]
     assert distance(whole.get_weights(), halves.get_weights()) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=3),
+        lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2),
+        lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.1, weight_decay=0.1),
+        lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.05, 12)),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=64.0),
+    ],
+    ids=["ema", "accumulation", "clipping", "schedule", "loss-scale"],
+)
+def test_what_keras_optimizers_offer_beyond_a_step_works(make) -> None:
+    x, y = data()
+    theirs, ours = network(make()), network(make())
+    settings = {"batch_size": BATCH, "epochs": 2, "shuffle": False, "verbose": 0}
+    theirs.fit(x, y, **settings)
+    fit(ours, x, y, program="graph", **settings)
+    assert distance(ours.get_weights(), theirs.get_weights()) < ROWS * EPS
+    for a, b in zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True):
+        np.testing.assert_allclose(a, b, rtol=ROWS * EPS, atol=ROWS * EPS, err_msg=a.path)

@@ -79,35 +79,43 @@ def rows_of(
         DataError: no rows, or not the same number.
         ArgumentError: both kinds of weights.
     """
-    given = {"x": x, "y": y, "sample_weight": sample_weight}
-    arrays = {name: _dense(value, what + name) for name, value in given.items() if value is not None}
-    if "x" not in arrays:
-        raise ArgumentError(f"{what}x is None: give an array with one row an example")
-    counts = {name: int(values.shape[0]) for name, values in arrays.items()}
-    if len(set(counts.values())) > 1:
-        raise DataError(f"{what}arrays differ in their number of rows: {_listed(counts)}")
-    if counts["x"] == 0:
-        raise DataError(f"{what}x has no rows: nothing to train on" if not what else f"{what}x has no rows")
+    arrays = _checked(x, y, sample_weight, what)
     if class_weight is not None:
         if sample_weight is not None:
             raise ArgumentError("class_weight and sample_weight were both given: give one of them")
         if y is None:
             raise ArgumentError("class_weight needs y, the class of each example")
         arrays["sample_weight"] = _weights(arrays["y"], class_weight)
-    with tf.device(None):
-        tensors = tuple(tf.convert_to_tensor(values) for values in arrays.values())
+    tensors = tuple(tf.convert_to_tensor(values) for values in arrays.values())
     return Rows(tensors, ("y" in arrays, "sample_weight" in arrays))
 
 
-def split_off(fraction: float, *arrays: Any) -> tuple[list[Any], list[Any]]:
-    """The first rows, and the last `fraction` of them, of each array: Keras' `validation_split`."""
+def split_off(fraction: float, x: Any, y: Any, sample_weight: Any) -> tuple[list[Any], list[Any]]:
+    """The first rows, and the last `fraction` of them, of x, y and sample_weight: Keras' `validation_split`."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0.0 < fraction < 1.0:
         raise ArgumentError(f"validation_split={fraction!r}: give a number between 0 and 1")
-    rows = int(arrays[0].shape[0]) if getattr(arrays[0], "shape", ()) else 0
+    arrays = _checked(x, y, sample_weight, "")
+    rows = int(arrays["x"].shape[0])
     at = math.floor(rows * (1.0 - fraction))
     if at in (0, rows):
         raise DataError(f"validation_split={fraction} of {rows} rows leaves one part empty; give more data")
-    return [a if a is None else a[:at] for a in arrays], [a if a is None else a[at:] for a in arrays]
+    given = [arrays.get(name) for name in ("x", "y", "sample_weight")]
+    return [a if a is None else a[:at] for a in given], [a if a is None else a[at:] for a in given]
+
+
+def _checked(x: Any, y: Any, sample_weight: Any, what: str) -> dict[str, Any]:
+    """The arrays that were given, by name, in the dtypes that training uses."""
+    if x is None:
+        raise ArgumentError(f"{what}x is None: give an array with one row an example")
+    given = {"x": x, "y": y, "sample_weight": sample_weight}
+    arrays = {name: _dense(value, what + name) for name, value in given.items() if value is not None}
+    counts = {name: int(values.shape[0]) for name, values in arrays.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise DataError(f"{what}arrays differ in their number of rows: {listed}")
+    if counts["x"] == 0:
+        raise DataError(f"{what}x has no rows; give at least one example")
+    return arrays
 
 
 def _dense(value: Any, name: str) -> Any:
@@ -147,7 +155,3 @@ def _weights(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
     present, inverse = np.unique(np.round(classes).astype(np.int64), return_inverse=True)
     weights = np.array([class_weight.get(int(c), 1.0) for c in present], dtype=keras.config.floatx())
     return np.asarray(weights[inverse])
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -236,7 +236,6 @@ def _data(
             )
         validation = rows_of(*validation_data, what="validation ")
     elif validation_split:
-        rows_of(x, y, sample_weight)  # complains about what cannot be cut
         (x, y, sample_weight), rest = split_off(validation_split, x, y, sample_weight)
         validation = rows_of(*rest, what="validation ")
     return rows_of(x, y, sample_weight, class_weight), validation
