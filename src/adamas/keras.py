@@ -53,17 +53,16 @@ def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | No
         return model
     config = model.get_compile_config()
     place, key = config, "optimizer"
-    if _inner(old) is not old:  # mixed_float16: Keras' loss scaling is around the optimizer
+    if config["optimizer"]["class_name"] == "LossScaleOptimizer":  # the user's own; Keras' own is added by compile
         place, key = config["optimizer"]["config"], "inner_optimizer"
     place[key] = keras.saving.serialize_keras_object(ours.from_config(_inner(old).get_config()))
     model.compile_from_config(config)
-    pairs = [(old, model.optimizer)]
+    state: dict[str, Any] = {}
+    _inner(old).save_own_variables(state)
+    _inner(model.optimizer).load_own_variables(state)
     if _inner(old) is not old:
-        pairs.append((_inner(old), _inner(model.optimizer)))
-    for before, after in pairs:
-        state: dict[str, Any] = {}
-        before.save_own_variables(state)
-        after.load_own_variables(state)
+        model.optimizer.dynamic_scale.assign(old.dynamic_scale)
+        model.optimizer.step_counter.assign(old.step_counter)
     return model
 
 

@@ -219,6 +219,28 @@ def test_loss_scaling_and_mixed_precision() -> None:
     assert model.optimizer.inner_optimizer.kernel.startswith("native")
 
 
+def test_file_from_keras_in_mixed_precision(tmp_path: Path) -> None:
+    """There the optimizer is inside Keras' loss scaling, in the file too."""
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = model_with(keras.optimizers.Adam(0.01))
+        train(model)
+        model.save(tmp_path / "model.keras")
+        loaded = adamas.keras.load_model(tmp_path / "model.keras")
+        scaling = loaded.optimizer
+        assert isinstance(scaling, keras.optimizers.LossScaleOptimizer)
+        assert type(scaling.inner_optimizer) is Adam
+        assert int(scaling.inner_optimizer.iterations) == int(model.optimizer.inner_optimizer.iterations)
+        assert float(scaling.dynamic_scale) == float(model.optimizer.dynamic_scale)
+        store: dict[str, np.ndarray] = {}
+        scaling.inner_optimizer.save_own_variables(store)
+        for key, variable in enumerate(model.optimizer.inner_optimizer.variables):
+            assert np.array_equal(store[str(key)], variable.numpy())
+        train(loaded)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
 def test_config_round_trip() -> None:
     optimizer = AdamW(0.01, weight_decay=0.2, beta_1=0.8, amsgrad=True, clipnorm=1.0, kernel="native")
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
