@@ -36,6 +36,12 @@ def adamas(folder: Path, *words: object) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def quiet(status: int, err: str) -> None:
+    """It went well, and standard error holds at most what Adamas says once: that its TensorFlow op is being built."""
+    assert status == 0, err
+    assert all(line.startswith("adamas: building the op") for line in err.splitlines()), err
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
@@ -45,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(home: Path) -> str:
     """What `adamas train digits --against sgd` prints, shortened to five epochs."""
     status, out, err = adamas(home, "train", "digits", "--against", "sgd", "--epochs", 5)
-    assert (status, err) == (0, ""), err
+    quiet(status, err)
     return out
 
 
@@ -63,7 +69,7 @@ def test_it_prints_data_trials_epochs_table_verdict_and_next_steps(trained: str)
 
 def test_its_model_is_good_and_evaluates_as_it_said(home: Path, trained: str) -> None:
     status, out, err = adamas(home, "evaluate", "runs/latest", "digits", "--json")
-    assert (status, err) == (0, "")
+    quiet(status, err)
     found = json.loads(out)
     record = json.loads((home / "runs" / "latest" / "run.json").read_text())
     assert (found["part"], found["rows"]) == ("test", 359)
@@ -73,7 +79,7 @@ def test_its_model_is_good_and_evaluates_as_it_said(home: Path, trained: str) ->
 
 def test_predict_writes_every_row_in_order(home: Path, trained: str) -> None:
     status, out, err = adamas(home, "predict", "runs/latest", "digits", "-o", "predictions.csv")
-    assert (status, err) == (0, "")
+    quiet(status, err)
     assert "predictions.csv: label and probabilities for 1,797 rows" in out
     with (home / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -100,7 +106,7 @@ def test_two_runs_with_one_seed_give_the_same_bits(home: Path) -> None:
     for name in ("one", "two"):
         words = ("train", "wine", "--epochs", 4, "--seed", 3, "--name", name, "--json")
         status, out, err = adamas(home, *words)
-        assert (status, err) == (0, "")
+        quiet(status, err)
         assert [json.loads(line)["event"] for line in out.splitlines()] == ["data", "model", *["epoch"] * 4, "complete"]
         folder = home / "runs" / name
         with zipfile.ZipFile(folder / "model.keras") as archive:
@@ -179,7 +185,7 @@ def test_doctor_says_which_kernels_serve(home: Path) -> None:
     from adamas.kernels import cpu
 
     status, out, err = adamas(home, "doctor", "--json")
-    assert (status, err) == (0, "")
+    quiet(status, err)
     found = json.loads(out)
     assert found["native_problem"] == cpu.why_not()
     assert (found["library"] is None) == (cpu.why_not() is not None)

@@ -263,6 +263,20 @@ def test_a_diverging_trial_loses_but_does_not_end_a_comparison(out: Path) -> Non
     assert "| SGD | 1000 | diverged | - |" in (found.run.path / "report.md").read_text()
 
 
+def test_the_program_follows_from_the_number_of_examples(out: Path) -> None:
+    """XLA's compilation must pay for itself; the choice is no timing, so it is the same on every machine."""
+    from adamas.train.trainer import XLA_PAYS, Trainer
+
+    def chosen(epochs: int, **more: Any) -> str:
+        values = {"data": "iris", "out": str(out), "training": {"epochs": epochs}, **more}
+        prepared = prepare(Config.parse(values))
+        return Trainer(prepared, prepared.config.optimizer).program
+
+    enough = -(-XLA_PAYS // 90)
+    assert (chosen(enough - 1), chosen(enough)) == ("graph", "xla-loop")
+    assert chosen(enough // 6 + 1, against={"name": "sgd"}) == "xla-loop"  # five trials and the full training
+
+
 def test_the_two_doors_name_each_other(out: Path) -> None:
     with pytest.raises(ArgumentError, match=r"give it to adamas\.compare\.against"):
         run(settings(out, "iris", against={"name": "sgd"}))

@@ -26,7 +26,8 @@ class Name(click.ParamType[str]):
         return self.fail(f"{value!r}: {hint}give one of {', '.join(self.names)}", param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "|".join(self.names)
+        whole = "|".join(self.names)
+        return whole if len(whole) < 40 else "NAME"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         from click.shell_completion import CompletionItem

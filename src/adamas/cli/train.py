@@ -21,7 +21,13 @@ from adamas.train.choices import INITS, OPTIMIZERS, PROGRAMS, TASKS
 @click.option("--weight-decay", type=Number(least=0), help="Decoupled decay; biases are left out [0; adamw: 0.004].")
 @click.option("--epochs", type=Count(), help="Passes over the training rows [30; up to 100 for small data].")
 @click.option("--batch-size", type=Count(), help="Rows a step [32; less for small data].")
-@click.option("--init", type=Name(INITS), default="glorot_uniform", show_default=True, help="Initial weights.")
+@click.option(
+    "--init",
+    type=Name(INITS),
+    default="glorot_uniform",
+    show_default=True,
+    help=f"Initial weights: {', '.join(INITS)}.",
+)
 @click.option("--seed", type=Count(0), default=0, show_default=True, help="Of split, weights and order of rows.")
 @click.option("--task", type=Name(TASKS), default="auto", show_default=True, help="What y is.")
 @click.option("--program", type=Name(PROGRAMS), default="auto", show_default=True, help="How steps are compiled.")

@@ -44,6 +44,13 @@ class Prepared:
         """Of the training in full."""
         return self.config.training.epochs or DEFAULT_EPOCHS
 
+    @property
+    def examples(self) -> int:
+        """How many examples each optimizer will be shown, tuning included."""
+        tuning = self.config.tuning
+        tried = max((len(rates) for rates in (tuning.learning_rates or {}).values()), default=0)
+        return len(self.split.train) * (self.epochs + tried * (tuning.epochs or self.epochs))
+
     def with_training(self, **settings: object) -> Prepared:
         """The same with settings of the training filled in that only TensorFlow can tell."""
         training = self.config.training.model_copy(update=settings)
