@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -97,8 +98,8 @@ def fit(
             and the like overridden, `run_eagerly`, callbacks a batch, `tf.distribute`; or XLA cannot compile the model.
         KeyboardInterrupt: Ctrl-C, between two calls.
 
-    Differs from `model.fit`: the order is that of `seed`, not of TensorFlow's global random state; with one epoch
-    and the same order the results agree up to the last bits of sums.
+    Differs from `model.fit`: the order is that of `seed`, not of TensorFlow's global random state. In the same order
+    (`shuffle=False`) the results agree up to the last bits of sums; dropout masks do for program="graph".
 
     Example:
         >>> import keras, numpy as np
@@ -134,23 +135,21 @@ def fit(
 
     display = Display(verbose, epochs, math.ceil(train.count / batch))
     _build(model, kind, train, batch)
-    in_turn = tf.range(train.count, dtype=_index_type(train.count))
-    compiled = _compiled(model, kind, train, batch, validation, validation_batch)  # before any callback hears of it
+    prepare = partial(_compiled, model, kind, train, batch, validation, validation_batch)
+    prepare()  # what cannot be compiled fails before any callback hears of a training
 
     params = {"verbose": display.verbose, "epochs": epochs, "steps": math.ceil(train.count / batch), "program": kind}
     hooks = keras.callbacks.CallbackList(listeners, add_history=True, add_progbar=False, model=model, **params)
     history = model.history
     model.stop_training = False
     hooks.on_train_begin()
-    compiled = _compiled(
-        model, kind, train, batch, validation, validation_batch
-    )  # a callback may have changed settings
+    compiled = prepare()  # again, for a callback may have changed settings; costs nothing if none has
     logs: dict[str, Any] = {}
     try:
         for epoch in range(initial_epoch, epochs):
             hooks.on_epoch_begin(epoch)
             display.begin(epoch)
-            order = tf.constant(epoch_order(train.count, seed, epoch)) if shuffle else in_turn
+            order = tf.constant(epoch_order(train.count, seed, epoch)) if shuffle else None
             logs = compiled.train.run(order, piece_steps, display.step)
             if compiled.validation is not None and validates(epoch + 1):
                 hooks.on_test_begin()
