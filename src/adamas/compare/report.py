@@ -66,11 +66,6 @@ def page(
     return train_page(folder, title, lines, sections, prepared, parameters)
 
 
-def headline(sides: tuple[Side, Side], chance: Paired) -> str:
-    """The first line of the verdict."""
-    return _headline(sides, chance)
-
-
 def _headline(sides: tuple[Side, Side], chance: Paired) -> str:
     first, second = sides
     numbers = [s.score.numbers for s in sides]

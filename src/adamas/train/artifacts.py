@@ -81,7 +81,7 @@ def side_record(outcome: Outcome, test: dict[str, float]) -> dict[str, Any]:
     """One side's entry in run.json."""
     best = outcome.best_epoch
     return {
-        "optimizer": asdict_model(outcome),
+        "optimizer": _settings(outcome),
         "best_epoch": best.epoch,
         "epochs": best.epochs,
         "validation": {"loss": best.val_loss, best.metric_name: best.val_metric},
@@ -90,7 +90,7 @@ def side_record(outcome: Outcome, test: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def asdict_model(outcome: Outcome) -> dict[str, Any]:
+def _settings(outcome: Outcome) -> dict[str, Any]:
     """The optimizer's settings with the learning rate that was used."""
     return {**outcome.optimizer.model_dump(mode="json"), "learning_rate": outcome.learning_rate}
 

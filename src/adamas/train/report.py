@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from adamas.train import models
 from adamas.train.outcome import Outcome
@@ -62,7 +61,7 @@ def alone(
     judged = len(prepared.split.test)
     return [
         f"{name} reaches {_headline(test)} on the {judged:,} test rows, which it never saw.",
-        f"Without learning: {_headline(base)} ({_nothing(prepared)}).",
+        f"Without learning: {_headline(base)} ({nothing_learned(prepared)}).",
         f"Best epoch {best.epoch} of {best.epochs} (validation loss {number(best.val_loss)}): its weights are kept.",
         f"{network(prepared, parameters)}; learning rate {outcome.learning_rate:g}; {outcome.seconds:.1f} s.",
         "One seed, one split: another split of the same rows would move these numbers.",
@@ -106,24 +105,15 @@ def score_table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
     return table(["test", *names], [[who, *(number(n[k], k) if k in n else "" for k in names)] for who, n in rows])
 
 
-def headline_name(numbers: dict[str, Any]) -> str:
-    """The number that a task is judged by."""
-    return "accuracy" if "accuracy" in numbers else "rmse"
-
-
 def nothing_learned(prepared: Prepared) -> str:
     """What the baseline does."""
-    return _nothing(prepared)
+    return "always the most frequent class" if prepared.task == "classification" else "always the training mean"
 
 
 def _headline(numbers: dict[str, float]) -> str:
     if "accuracy" in numbers:
         return f"accuracy {number(numbers['accuracy'], 'accuracy')}"
     return f"RMSE {number(numbers['rmse'])}, MAE {number(numbers['mae'])}, R2 {numbers['r2']:.3f}"
-
-
-def _nothing(prepared: Prepared) -> str:
-    return "always the most frequent class" if prepared.task == "classification" else "always the training mean"
 
 
 def _plural(n: int, word: str) -> str:
