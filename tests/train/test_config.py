@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from adamas.errors import ArgumentError
-from adamas.train.config import Config
-from adamas.train.resolve import five_rates, prepare
+from adamas.train.runs.config import Config
+from adamas.train.runs.resolve import five_rates, prepare
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from adamas.errors import AdamasError, ArgumentError, DataError
-from adamas.train import data as data_module
-from adamas.train.data import BUILT_IN, Data, check_enough, decide_task, load
-from adamas.train.split import split
+from adamas.train.data import sources as data_module
+from adamas.train.data.sources import BUILT_IN, Data, check_enough, decide_task, load
+from adamas.train.data.split import split
 
 X = np.arange(60, dtype=np.float64).reshape(20, 3)
 Y = np.arange(20) % 2

@@ -8,7 +8,8 @@ import pytest
 
 import adamas.keras
 from adamas.errors import ArgumentError
-from adamas.train import choose, choose_program, fit
+from adamas.train import choose_program, fit
+from adamas.train.loop import choose
 
 layers = keras.layers
 

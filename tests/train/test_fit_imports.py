@@ -9,7 +9,8 @@ import sys
 import pytest
 
 import adamas.train
-from adamas.train import loop, order
+from adamas.train.loop import fit as loop
+from adamas.train.loop import order
 
 
 def run(code: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adamas.errors import ArgumentError
-from adamas.train.order import epoch_order
+from adamas.train.loop.order import epoch_order
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 31, 32, 33, 4097])

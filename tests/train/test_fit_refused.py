@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from adamas.errors import ArgumentError, DataError, UnsupportedError
 from adamas.train import fit
-from adamas.train.verbosity import Display
+from adamas.train.loop.verbosity import Display
 
 X = np.linspace(-1, 1, 48, dtype=np.float32).reshape(16, 3)
 Y = X.sum(axis=1)

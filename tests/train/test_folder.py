@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adamas.errors import RunError
-from adamas.train.folder import RECORD, RunFolder, open_run, write_file
+from adamas.train.runs.folder import RECORD, RunFolder, open_run, write_file
 
 
 def made(out: Path, name: str | None = "a") -> Path:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from adamas.errors import DataError, RunError
-from adamas.train.data import Data
-from adamas.train.preprocess import CHUNK, Preprocess, fit
+from adamas.train.data.preprocess import CHUNK, Preprocess, fit
+from adamas.train.data.sources import Data
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(5.0, 3.0, size=(40, 4))

@@ -14,11 +14,12 @@ import pytest
 from adamas import state
 from adamas.compare import Comparison, against
 from adamas.errors import ArgumentError, DataError, RunError
-from adamas.train import Run, evaluate, models, predict, run, save_predictions
-from adamas.train.config import Config
-from adamas.train.data import Data, load
-from adamas.train.progress import Epoch, Listener, Trial
-from adamas.train.resolve import prepare
+from adamas.train import Run, evaluate, predict, run, save_predictions
+from adamas.train.data.sources import Data, load
+from adamas.train.runs import models
+from adamas.train.runs.config import Config
+from adamas.train.runs.progress import Epoch, Listener, Trial
+from adamas.train.runs.resolve import prepare
 
 # Keras' own saving does it with NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -265,7 +266,7 @@ def test_a_diverging_trial_loses_but_does_not_end_a_comparison(out: Path) -> Non
 
 def test_the_program_follows_from_the_number_of_examples(out: Path) -> None:
     """XLA's compilation must pay for itself; the choice is no timing, so it is the same on every machine."""
-    from adamas.train.trainer import XLA_PAYS, Trainer
+    from adamas.train.runs.trainer import XLA_PAYS, Trainer
 
     def chosen(epochs: int, **more: Any) -> str:
         values = {"data": "iris", "out": str(out), "training": {"epochs": epochs}, **more}

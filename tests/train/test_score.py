@@ -10,8 +10,8 @@ import pytest
 from sklearn import metrics
 
 from adamas.compare.paired import FLIPS, compare_errors, compare_labels
-from adamas.train import score
-from adamas.train.preprocess import Preprocess
+from adamas.train.data.preprocess import Preprocess
+from adamas.train.runs import score
 
 RNG = np.random.default_rng(2)
 

@@ -23,8 +23,8 @@ def command(run: str, data: str, part: str, machine: bool) -> None:
 
     On the data that the run was trained on, its test rows are used: the model never saw them.
     """
-    from adamas.train.report import number
-    from adamas.train.trained import Run, evaluate
+    from adamas.train.runs.report import number
+    from adamas.train.runs.trained import Run, evaluate
 
     opened = Run.open(run)
     found = evaluate(opened, data, part)  # type: ignore[arg-type]  # `Name` let only parts through

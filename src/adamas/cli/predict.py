@@ -17,8 +17,8 @@ def command(run: str, data: str, output: str) -> None:
     RUN is a folder, or runs/latest. DATA is a built-in set or a .npz file with x. Labels come with a probability for
     each class; numbers are in the units of the data.
     """
-    from adamas.train.predictions import check_output, save_predictions
-    from adamas.train.trained import Run, predict
+    from adamas.train.runs.predictions import check_output, save_predictions
+    from adamas.train.runs.trained import Run, predict
 
     check_output(output)
     opened = Run.open(run)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adamas.train import models, report
-from adamas.train.artifacts import epoch_line
-from adamas.train.progress import Epoch, Listener, Trial
-from adamas.train.resolve import Prepared
+from adamas.train.runs import models, report
+from adamas.train.runs.artifacts import epoch_line
+from adamas.train.runs.progress import Epoch, Listener, Trial
+from adamas.train.runs.resolve import Prepared
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from adamas.compare.pair import Comparison
-    from adamas.train.trained import Run
+    from adamas.train.runs.trained import Run
 
 
 class Output(Listener):

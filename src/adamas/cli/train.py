@@ -42,12 +42,12 @@ def command(data: str, machine: bool, **options: Any) -> None:
     or a .npz file with x and y.
     """
     from adamas.cli.screen import screen
-    from adamas.train.config import Config
+    from adamas.train.runs.config import Config
 
     config = Config.parse(settings(data, **options))
     with screen(machine) as listener:
         if config.against is None:
-            from adamas.train.job import run
+            from adamas.train.runs.job import run
 
             made = run(config, listener)
             listener.trained(made)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from adamas.compare import paired, report
 from adamas.errors import ArgumentError, DataError
-from adamas.train import artifacts, models
-from adamas.train.config import Config, Optimizer
-from adamas.train.curves import draw
-from adamas.train.job import Job, begin, label_of
-from adamas.train.outcome import Outcome
-from adamas.train.progress import Listener, Trial
-from adamas.train.score import Score
-from adamas.train.trained import Run
+from adamas.train.runs import artifacts, models
+from adamas.train.runs.config import Config, Optimizer
+from adamas.train.runs.curves import draw
+from adamas.train.runs.job import Job, begin, label_of
+from adamas.train.runs.outcome import Outcome
+from adamas.train.runs.progress import Listener, Trial
+from adamas.train.runs.score import Score
+from adamas.train.runs.trained import Run
 
 if TYPE_CHECKING:
-    from adamas.train.trainer import Trainer
+    from adamas.train.runs.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adamas.compare.paired import LEVEL, Paired
-from adamas.train.report import nothing_learned, number, score_table, table
-from adamas.train.report import page as train_page
-from adamas.train.resolve import Prepared
+from adamas.train.runs.report import nothing_learned, number, score_table, table
+from adamas.train.runs.report import page as train_page
+from adamas.train.runs.resolve import Prepared
 
 if TYPE_CHECKING:
     from adamas.compare.pair import Side

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from adamas.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from adamas.train.choose import PROGRAMS, choose_program
-    from adamas.train.config import Config
     from adamas.train.diagnosis import diagnose
-    from adamas.train.job import run
-    from adamas.train.loop import fit
-    from adamas.train.order import epoch_order
-    from adamas.train.predictions import Predictions, save_predictions
-    from adamas.train.snapshots import Snapshot, snapshot
-    from adamas.train.trained import Evaluation, Run, evaluate, predict
+    from adamas.train.loop.choose import PROGRAMS, choose_program
+    from adamas.train.loop.fit import fit
+    from adamas.train.loop.order import epoch_order
+    from adamas.train.loop.snapshots import Snapshot, snapshot
+    from adamas.train.runs.config import Config
+    from adamas.train.runs.job import run
+    from adamas.train.runs.predictions import Predictions, save_predictions
+    from adamas.train.runs.trained import Evaluation, Run, evaluate, predict
 
 __all__ = [
     "PROGRAMS",
@@ -40,21 +40,21 @@ __all__ = [
 ]
 
 _HOME = {
-    "fit": "loop",
-    "PROGRAMS": "choose",
-    "choose_program": "choose",
-    "epoch_order": "order",
-    "Snapshot": "snapshots",
-    "snapshot": "snapshots",
-    "Config": "config",
+    "fit": "loop.fit",
+    "PROGRAMS": "loop.choose",
+    "choose_program": "loop.choose",
+    "epoch_order": "loop.order",
+    "Snapshot": "loop.snapshots",
+    "snapshot": "loop.snapshots",
+    "Config": "runs.config",
     "diagnose": "diagnosis",
-    "run": "job",
-    "Predictions": "predictions",
-    "save_predictions": "predictions",
-    "Evaluation": "trained",
-    "Run": "trained",
-    "evaluate": "trained",
-    "predict": "trained",
+    "run": "runs.job",
+    "Predictions": "runs.predictions",
+    "save_predictions": "runs.predictions",
+    "Evaluation": "runs.trained",
+    "Run": "runs.trained",
+    "evaluate": "runs.trained",
+    "predict": "runs.trained",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from adamas.errors import AdamasError
 from adamas.kernels import choose, cpu
-from adamas.train import environment
+from adamas.train.runs import environment
 
 PACKAGES = (*environment.PACKAGES, "torch", "jax", "optax", "matplotlib", "safetensors")
 

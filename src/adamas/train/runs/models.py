@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from adamas.train.config import Optimizer
-from adamas.train.resolve import Prepared
+from adamas.train.runs.config import Optimizer
+from adamas.train.runs.resolve import Prepared
 
 if TYPE_CHECKING:
     import keras
@@ -87,3 +87,13 @@ def _initialiser(name: str, seed: int, place: int) -> keras.initializers.Initial
     kind = getattr(keras.initializers, "".join(word.capitalize() for word in name.split("_")))
     own = int(np.random.SeedSequence([seed, 2, place]).generate_state(1)[0] >> 1)
     return cast("keras.initializers.Initializer", kind(seed=own))
+
+
+def forward(model: keras.Model, x: np.ndarray, batch: int = 1024) -> np.ndarray:
+    """The network's outputs for x, float32 [rows, outputs]; the last batch is filled up, so one shape is compiled."""
+    parts = []
+    for start in range(0, len(x), batch):
+        rows = x[start : start + batch]
+        full = np.concatenate([rows, np.zeros((batch - len(rows), *x.shape[1:]), x.dtype)])
+        parts.append(np.asarray(model(full, training=False))[: len(rows)])
+    return np.concatenate(parts)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from adamas.errors import ArgumentError, RunError
-from adamas.train.folder import write_file
+from adamas.train.runs.folder import write_file
 
 
 @dataclass(frozen=True)

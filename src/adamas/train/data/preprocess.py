@@ -20,7 +20,7 @@ import numpy as np
 
 from adamas.errors import DataError, RunError
 from adamas.train.choices import Task
-from adamas.train.data import Data, labels
+from adamas.train.data.sources import Data, labels
 
 CHUNK = 8192  # rows converted at a time: float64 arithmetic without a float64 copy of everything
 

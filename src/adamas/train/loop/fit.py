@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, UnsupportedError
-from adamas.train.choose import PROGRAMS, choose_program
-from adamas.train.inputs import Rows, check_model, rows_of, split_off
-from adamas.train.order import epoch_order
-from adamas.train.programs import Program, Programs, Role, lay_out
-from adamas.train.verbosity import Display
+from adamas.train.loop.choose import PROGRAMS, choose_program
+from adamas.train.loop.inputs import Rows, check_model, rows_of, split_off
+from adamas.train.loop.order import epoch_order
+from adamas.train.loop.programs import Program, Programs, Role, lay_out
+from adamas.train.loop.verbosity import Display
 
 _PER_BATCH = (
     "on_batch_begin",

@@ -40,7 +40,7 @@ class Split(Section):
 
 
 class Preprocess(Section):
-    """Which operations of the closed list are fitted (train/preprocess.py)."""
+    """Which operations of the closed list are fitted (train/data/preprocess.py)."""
 
     standardise: bool = True
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from adamas.train import models
-from adamas.train.outcome import Outcome
-from adamas.train.resolve import Prepared
+from adamas.train.runs import models
+from adamas.train.runs.outcome import Outcome
+from adamas.train.runs.resolve import Prepared
 
 FILES = {
     "config.yaml": "every setting; it reproduces the run",

@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adamas.train import models
-from adamas.train.outcome import Outcome
+from adamas.train.runs import models
+from adamas.train.runs.outcome import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from adamas.errors import ArgumentError, MissingExtraError
-from adamas.train.quiet import quiet_start
+from adamas.train.runs.quiet import quiet_start
 
 PACKAGES = ("adamas", "numpy", "tensorflow", "keras", "scikit-learn")
 
@@ -27,13 +27,17 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
     return found
 
 
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict[str, Any]:
     """Processor, its usable and present cores, and the operating system."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": platform.platform(),
         "processor": _processor(),
-        "cores_usable": usable,
+        "cores_usable": usable_cores(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
@@ -72,12 +76,13 @@ def start_tensorflow(threads: int, *, asked: bool) -> int:
         threading.set_intra_op_parallelism_threads(threads)
         threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError as error:  # it was started earlier in this process
-        if asked:
+        intra, inter = (count or usable_cores() for count in pinned)  # 0 is TensorFlow's word for one a core
+        if asked and (intra, inter) != (threads, threads):
             raise ArgumentError(
-                f"threads {threads}: this process has already started TensorFlow with {pinned[0] or 'all'} threads; "
+                f"threads {threads}: this process has already started TensorFlow with {intra} threads; "
                 "train in a new process"
             ) from error
-        return pinned[0] or os.cpu_count() or 1
+        return intra
     with quiet_start():
         tf.config.list_logical_devices()  # starts it, with these counts from now on
     return threads

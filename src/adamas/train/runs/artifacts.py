@@ -13,13 +13,14 @@ import numpy as np
 
 from adamas import state
 from adamas.errors import RunError
-from adamas.train import environment, models
-from adamas.train.folder import RunFolder, write_file
-from adamas.train.outcome import Outcome
-from adamas.train.resolve import Prepared
+from adamas.train.runs import models
+from adamas.train.runs import environment
+from adamas.train.runs.folder import RunFolder, write_file
+from adamas.train.runs.outcome import Outcome
+from adamas.train.runs.resolve import Prepared
 
 if TYPE_CHECKING:
-    from adamas.train.trainer import Trainer
+    from adamas.train.runs.trainer import Trainer
 
 AGAINST = "against"  # the subfolder of the other side of a comparison
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adamas.train.config import Optimizer
-from adamas.train.progress import Epoch
+from adamas.train.runs.config import Optimizer
+from adamas.train.runs.progress import Epoch
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adamas.errors import ArgumentError
-from adamas.train import artifacts, environment, models, report, score
-from adamas.train.config import Config, Optimizer
-from adamas.train.curves import draw
-from adamas.train.folder import RunFolder
-from adamas.train.progress import Epoch, Listener
-from adamas.train.resolve import DEFAULT_RATES, Prepared, prepare
-from adamas.train.trained import Run
+from adamas.train.runs import models
+from adamas.train.runs import artifacts, environment, report, score
+from adamas.train.runs.config import Config, Optimizer
+from adamas.train.runs.curves import draw
+from adamas.train.runs.folder import RunFolder
+from adamas.train.runs.progress import Epoch, Listener
+from adamas.train.runs.resolve import DEFAULT_RATES, Prepared, prepare
+from adamas.train.runs.trained import Run
 
 if TYPE_CHECKING:
-    from adamas.train.trainer import Trainer
-from adamas.train.outcome import Outcome
+    from adamas.train.runs.trainer import Trainer
+from adamas.train.runs.outcome import Outcome
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Job:
 
     def second(self, settings: Optimizer) -> Trainer:
         """The same network with another optimizer, at the same initial weights."""
-        from adamas.train.trainer import Trainer
+        from adamas.train.runs.trainer import Trainer
 
         return Trainer(self.prepared, settings)
 
@@ -97,7 +98,7 @@ def begin(config: Config, listener: Listener, label: Callable[[Prepared], str]) 
         asked = config.training.threads is not None
         threads = environment.start_tensorflow(prepared.config.training.threads or 1, asked=asked)
         prepared = prepared.with_training(threads=threads)
-        from adamas.train.trainer import Trainer
+        from adamas.train.runs.trainer import Trainer
 
         trainer = Trainer(prepared, prepared.config.optimizer)
         prepared = prepared.with_training(program=trainer.program)

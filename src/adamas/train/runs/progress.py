@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adamas.train.resolve import Prepared
+    from adamas.train.runs.resolve import Prepared
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adamas.train.preprocess import Preprocess
+from adamas.train.data.preprocess import Preprocess
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from adamas.errors import ArgumentError, StateError
-from adamas.train.choose import choose_program
-from adamas.train.programs import lay_out
+from adamas.train.loop.choose import choose_program
+from adamas.train.loop.programs import lay_out
 
 
 class Snapshot:

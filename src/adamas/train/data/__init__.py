@@ -1,0 +1,1 @@
+"""Data: what is read, how rows are shared out, and how they become the network's inputs."""

@@ -1,0 +1,1 @@
+"""The loop: many training steps between two visits to Python."""
