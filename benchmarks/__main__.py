@@ -1,4 +1,7 @@
-"""`python -m benchmarks step|fit|all [--json FILE]`: measures, prints the table, and says which targets are met."""
+"""`python -m benchmarks step|fit|all`: measures, prints the table, and says which targets are met.
+
+`readme` copies the committed results into the READMEs.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,20 @@ from pathlib import Path
 
 from benchmarks.cases import FRAMEWORKS, cases
 from benchmarks.harness import ROOT, Worker, measure, write
+from benchmarks.readme import write as write_readmes
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=["step", "fit", "all"])
+    parser.add_argument("what", choices=["step", "fit", "all", "readme"])
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/WHAT.json; a .md is written beside it")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, at least 3 (default 5)")
     parser.add_argument("--budget", type=float, default=0.5, help="seconds of one turn of one peer (default 0.5)")
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks every case; for trying the harness out")
     options = parser.parse_args()
+    if options.what == "readme":
+        write_readmes()
+        return 0
     if options.rounds < 3:
         parser.error("--rounds: a median needs at least 3")
     if options.what == "all" and options.json:

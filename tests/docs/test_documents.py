@@ -153,3 +153,14 @@ def test_the_two_commands_are_those_of_ci():
     for line in lines:
         for command in line.split(" && "):
             assert command in ci, f"not in .ci/run: {command}"
+
+
+def test_the_readmes_show_the_committed_results():
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks import readme
+    finally:
+        sys.path.remove(str(ROOT))
+    for file in readme.READMES:
+        found = readme.SECTION.findall((ROOT / file).read_text())
+        assert found == [readme.section()], f"{file}: run python -m benchmarks readme"
