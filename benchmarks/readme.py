@@ -20,7 +20,8 @@ def section() -> str:
     return "\n".join(
         [
             "",
-            f"{machine['date']}, {machine['processor']}, {machine['cores']} cores; Python {machine['python']}, {packages}",
+            f"{machine['date']}, {machine['processor']}, {machine['cores']} cores; "
+            f"Python {machine['python']}, {packages}",
             "",
             *_table("Adam, one step", step["cases"]),
             "",
