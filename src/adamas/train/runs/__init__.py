@@ -1,0 +1,1 @@
+"""Runs: configuration, training, the folder that is left, and what is done with it later."""
