@@ -13,8 +13,7 @@ import numpy as np
 
 from adamas import state
 from adamas.errors import RunError
-from adamas.train.runs import models
-from adamas.train.runs import environment
+from adamas.train.runs import environment, models
 from adamas.train.runs.folder import RunFolder, write_file
 from adamas.train.runs.outcome import Outcome
 from adamas.train.runs.resolve import Prepared

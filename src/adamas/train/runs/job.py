@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adamas.errors import ArgumentError
-from adamas.train.runs import models
-from adamas.train.runs import artifacts, environment, report, score
+from adamas.train.runs import artifacts, environment, models, report, score
 from adamas.train.runs.config import Config, Optimizer
 from adamas.train.runs.curves import draw
 from adamas.train.runs.folder import RunFolder

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adamas.errors import ArgumentError
-from adamas.train.data import preprocess
 from adamas.train.choices import Task
-from adamas.train.runs.config import Config, Optimizer
-from adamas.train.data.sources import Data, check_enough, decide_task, labels, load
+from adamas.train.data import preprocess
 from adamas.train.data.preprocess import Preprocess
+from adamas.train.data.sources import Data, check_enough, decide_task, labels, load
 from adamas.train.data.split import Split, split
+from adamas.train.runs.config import Config, Optimizer
 
 DEFAULT_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 # The middle of the five rates tried: a factor of ten to each side holds the best rate of every built-in set.

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adamas.errors import ArgumentError, RunError
-from adamas.train.runs import environment, score
 from adamas.train.choices import AskedPart, Part
-from adamas.train.runs.config import Config
+from adamas.train.data.preprocess import Preprocess
 from adamas.train.data.sources import Data, load
+from adamas.train.runs import environment, score
+from adamas.train.runs.config import Config
 from adamas.train.runs.folder import open_run
 from adamas.train.runs.models import forward
 from adamas.train.runs.predictions import Predictions
-from adamas.train.data.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import keras

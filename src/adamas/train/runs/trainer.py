@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamas.errors import DataError
-from adamas.train.runs import models
 from adamas.train.loop.choose import choose_program
+from adamas.train.loop.fit import fit
+from adamas.train.loop.snapshots import snapshot
+from adamas.train.runs import models
 from adamas.train.runs.config import Optimizer
 from adamas.train.runs.models import forward
-from adamas.train.loop.fit import fit
 from adamas.train.runs.outcome import Outcome
 from adamas.train.runs.progress import Epoch
 from adamas.train.runs.resolve import Prepared
-from adamas.train.loop.snapshots import snapshot
 
 if TYPE_CHECKING:
     import keras
