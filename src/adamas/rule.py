@@ -97,7 +97,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Hyper:
-    """The numbers of a step. Each tensor may have its own, and each step may bring new ones.
+    """The numbers of a step, in float64. Each tensor may have its own, and each step may bring new ones.
 
     lr            learning rate, at least 0
     beta1, beta2  decay rates of the moments, in [0, 1)
@@ -117,14 +117,17 @@ class Hyper:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps", "eps_root", "weight_decay"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0.0 <= value < math.inf):
+        for name, value in vars(self).items():
+            try:
+                number = float(value) if is_number(value) else math.nan
+            except OverflowError:  # an integer beyond float64
+                number = math.inf
+            if name in ("beta1", "beta2"):
+                if not 0.0 <= number < 1.0:
+                    raise ArgumentError(f"{name}={value!r}: give a number in [0, 1)")
+            elif not 0.0 <= number < math.inf:
                 raise ArgumentError(f"{name}={value!r}: give a finite number of at least 0")
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0.0 <= value < 1.0):
-                raise ArgumentError(f"{name}={value!r}: give a number in [0, 1)")
+            object.__setattr__(self, name, number)  # a numpy.float32 would drag the scalars down to its precision
 
 
 class Scalars(NamedTuple):
@@ -238,7 +241,8 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ArgumentError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a real number, of Python or of NumPy."""
     return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
 
 

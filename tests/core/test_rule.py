@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import FrozenInstanceError, astuple, replace
+from dataclasses import FrozenInstanceError, asdict, astuple, replace
 from fractions import Fraction
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_illegal_switches_are_refused(switches: dict[str, object], message: str)
 
 
 @pytest.mark.parametrize("name", ["lr", "eps", "eps_root", "weight_decay"])
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, "1", None, True, 1j])
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, "1", None, True, 1j, 10**400])
 def test_illegal_numbers_are_refused(name: str, value: object) -> None:
     with pytest.raises(ArgumentError, match=f"{name}=.*finite number of at least 0"):
         Hyper(**{name: value})  # type: ignore[arg-type]
@@ -58,9 +59,17 @@ def test_illegal_betas_are_refused(name: str, value: object) -> None:
 
 def test_limits_are_allowed() -> None:
     assert astuple(Hyper(0, 0, 0, 0, 0, 0)) == (0,) * 6
-    assert Hyper(np.float32(0.1)).lr == np.float32(0.1)
     with pytest.raises(FrozenInstanceError):
         Hyper().lr = 2.0  # type: ignore[misc]
+
+
+def test_numbers_are_float64_whatever_was_given() -> None:
+    """A float32 rate is that value, and every scalar computed from it is a float64 all the same."""
+    hyper = Hyper(np.float32(0.1), 0, np.float64(0.5), np.int64(2))  # type: ignore[arg-type]
+    assert {type(number) for number in astuple(hyper)} == {float}
+    assert astuple(hyper)[:4] == (float(np.float32(0.1)), 0.0, 0.5, 2.0)
+    assert scalars(Rule(), hyper, 3) == scalars(Rule(), Hyper(float(np.float32(0.1)), 0.0, 0.5, 2.0), 3)
+    assert json.loads(json.dumps(asdict(hyper))) == asdict(hyper)
 
 
 def test_the_slots_are_those_the_rule_needs() -> None:
