@@ -35,6 +35,7 @@ from adamas.rule import Hyper, Rule
 FORMAT = "adamas.state"
 VERSION = 1
 _DTYPES = ("float32", "float64")
+_MOST_STEPS = 2**63 - 2  # the next one still fits an int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +128,8 @@ class State:
                 found.append(f"{name}: its slots are {list(slots)}, the rule keeps {wanted}")
                 continue
             step, group = self.steps.get(name, 0), self.groups.get(name, 0)
-            if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-                found.append(f"{name}: step {step!r} is not an integer of at least 0")
+            if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= _MOST_STEPS:
+                found.append(f"{name}: step {step!r} is not an integer from 0 to 2^63 - 2")
             if not isinstance(group, int) or not 0 <= group < max(len(self.hypers), 1):
                 found.append(f"{name}: group {group!r} is not an index into hypers")
             arrays = list(slots.values())

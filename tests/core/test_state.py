@@ -233,6 +233,7 @@ def test_the_differences_of_a_wrong_model_are_listed() -> None:
         ({"steps": {}}, "steps must name the same parameters"),
         ({"steps": {"a": 1.0}}, "step 1.0 is not an integer"),
         ({"steps": {"a": True}}, "step True"),
+        ({"steps": {"a": 2**63 - 1}}, "step 9223372036854775807 is not an integer from 0 to"),
         ({"groups": {"a": 1}}, "group 1 is not an index"),
         ({"hypers": []}, "one or more adamas.Hyper"),
         ({"slots": {"a": {"v": np.zeros(2), "x": np.zeros(2)}}}, "the rule keeps"),
