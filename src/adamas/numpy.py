@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from itertools import repeat
 from operator import is_
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -25,7 +25,7 @@ from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedErro
 from adamas.gradients import GradientReport, check_gradients
 from adamas.kernels import Plan, arrays, choose
 from adamas.kernels.reference import ieee, sum_of_squares
-from adamas.rule import PRESETS, Hyper, Rule
+from adamas.rule import PRESETS, Hyper, Rule, is_number
 from adamas.state import State
 
 __all__ = ["Adam", "AdamW", "GradientReport", "check_gradients"]
@@ -36,10 +36,11 @@ Peer = Literal["torch", "keras", "optax"]
 
 
 class _Group(NamedTuple):
-    """The tensors of one dtype: a kernel's plan is of one."""
+    """The tensors of one dtype: a kernel's plan is of one. `taken` counts each one's steps; the plan writes it."""
 
     plan: Plan
     members: list[int]
+    taken: np.ndarray
 
 
 class Adam:
@@ -113,9 +114,8 @@ class Adam:
             if not isinstance(param, np.ndarray):
                 raise ArrayError(f"tensor {name!r}: the parameter is a {type(param).__name__}; give a numpy.ndarray")
         self._slots = [[np.zeros(param.shape, param.dtype) for param in self._params] for _ in self._rule.slots]
-        self._t = np.zeros(len(self._names), np.int64)
-        self._lock = threading.Lock()
-        self._tabulate()
+        self._lock = threading.RLock()  # re-entrant: a signal handler may save the state of a step it interrupts
+        self._set(self._hyper)
         choice = choose()
         by_dtype: dict[np.dtype[Any], list[int]] = {}
         for i, param in enumerate(self._params):
@@ -129,6 +129,7 @@ class Adam:
                     [[slot[i] for i in members] for slot in self._slots],
                 ),
                 members,
+                np.zeros(len(members), np.int64),
             )
             for members in by_dtype.values()
         ]
@@ -142,8 +143,7 @@ class Adam:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._hyper = replace(self._hyper, lr=value)
-        self._tabulate()
+        self._set(replace(self._hyper, lr=value))
 
     @property
     def rule(self) -> Rule:
@@ -187,20 +187,19 @@ class Adam:
             ArrayError: a gradient does not fit, or a parameter was replaced by another array; names the tensor.
             ArgumentError: `grads` is not what `params` was, names an unknown parameter, or `max_norm` is not above 0.
 
-        Nothing has been changed when one of them is raised.
+        Nothing has been changed when one of them is raised. A Ctrl-C (KeyboardInterrupt) leaves each parameter, its
+        moments and its step count as they were or as the step makes them, never between; where there is no native
+        kernel (`kernel`), but for the one tensor in which it struck.
         """
-        if max_norm is not None and not (_is_number(max_norm) and max_norm > 0.0):
-            raise ArgumentError(f"max_norm={max_norm!r}: give a number above 0, or None not to clip")
+        if max_norm is not None:
+            if not (is_number(max_norm) and max_norm > 0.0):
+                raise ArgumentError(f"max_norm={max_norm!r}: give a number above 0, or None not to clip")
+            max_norm = float(max_norm)
         with self._lock:
             ordered = self._in_order(grads)
-            taking_part = np.array([grad is not None for grad in ordered]) if _has_none(ordered) else 1
-            t = self._t + taking_part
             if len(self._groups) == 1:
-                norm = self._groups[0].plan.step(ordered, t, self._table, max_norm=max_norm)
-            else:
-                norm = self._step_groups(ordered, t, max_norm)
-            self._t = t
-        return norm
+                return self._step_group(self._groups[0], ordered, max_norm=max_norm)
+            return self._step_groups(ordered, max_norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on exactly: plain dicts, numbers, and arrays that are copies.
@@ -249,7 +248,11 @@ class Adam:
                     name: {slot.name: own[i].copy() for slot, own in zip(self._rule.slots, self._slots, strict=True)}
                     for i, name in enumerate(self._names)
                 },
-                steps=dict(zip(self._names, self._t.tolist(), strict=True)),
+                steps={
+                    self._names[i]: taken
+                    for group in self._groups
+                    for i, taken in zip(group.members, group.taken.tolist(), strict=True)
+                },
                 hypers=[self._hyper],
             )
 
@@ -275,12 +278,13 @@ class Adam:
             for i, name in enumerate(self._names):
                 for slot, own in zip(self._rule.slots, self._slots, strict=True):
                     own[i][...] = state.slots[name][slot.name]
-            self._t = np.array([state.steps[name] for name in self._names], np.int64)
-            (self._hyper,) = numbers
-            self._tabulate()
+            for group in self._groups:
+                group.taken[:] = [state.steps[self._names[i]] for i in group.members]
+            self._set(*numbers)
 
-    def _tabulate(self) -> None:
-        self._table = np.array([tuple(asdict(self._hyper).values())], np.float64)
+    def _set(self, hyper: Hyper) -> None:
+        table = np.array([astuple(hyper)], np.float64)
+        self._hyper, self._table = hyper, table  # both or, if interrupted, none
 
     def _in_order(self, grads: Gradients) -> list[np.ndarray | None]:
         """The gradients in the order of the parameters, checked as containers.
@@ -336,7 +340,11 @@ class Adam:
                     f"tensor {name!r} was added since the optimizer was made; make a new optimizer with it"
                 )
 
-    def _step_groups(self, grads: list[np.ndarray | None], t: np.ndarray, max_norm: float | None) -> float | None:
+    def _step_group(self, group: _Group, grads: list[np.ndarray | None], **clip: Any) -> float | None:
+        taking_part = np.array([grad is not None for grad in grads]) if _has_none(grads) else 1
+        return group.plan.step(grads, group.taken + taking_part, self._table, taken=group.taken, **clip)
+
+    def _step_groups(self, grads: list[np.ndarray | None], max_norm: float | None) -> float | None:
         """Several plans: everything is checked before the first one writes, and the norm is taken over all of them."""
         arrays.check_step(self._names, self._params, self._slots, grads)
         norm, scale = None, 1.0
@@ -345,8 +353,8 @@ class Adam:
                 norm = float(np.sqrt(sum_of_squares(grads)))
                 factor = max_norm / (norm + 1e-6)
                 scale = scale if factor >= 1.0 else factor
-        for plan, members in self._groups:
-            plan.step([grads[i] for i in members], t[members], self._table, grad_scale=scale)
+        for group in self._groups:
+            self._step_group(group, [grads[i] for i in group.members], grad_scale=scale)
         return norm
 
 
@@ -426,10 +434,6 @@ def _named(params: Arrays) -> tuple[list[str], list[np.ndarray]]:
     if not names:
         raise ArgumentError("params is empty; give at least one array")
     return names, values
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
 
 
 def _has_none(grads: list[np.ndarray | None]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from support.environments import MODES, environment
 from support.stepping import KERNELS, table
 
-from adamas.errors import ArgumentError, KernelError
+from adamas.errors import ArgumentError, ArrayError, KernelError
 from adamas.kernels import Plan, choose, cpu, reference
 from adamas.rule import Hyper, Rule
 
@@ -101,6 +101,9 @@ def test_the_norm_is_the_one_defined(dtype: type[np.floating]) -> None:
         (np.array([1, 1]), table(Hyper()), np.array([0, -1], np.int32)),
         (np.array([1, 1]), table(Hyper()), np.array([0, 0], np.int64)),
         (np.array([1, 1]), table(Hyper()), np.array([0], np.int32)),
+        (np.array([1, 1]), table(Hyper())[:0], None),
+        (np.array([1, 1]), table(Hyper())[0], None),
+        (np.array([1, 1]), table(Hyper())[:, :5].copy(), None),
     ],
 )
 def test_bad_tables_are_refused_before_anything_is_written(
@@ -113,6 +116,24 @@ def test_bad_tables_are_refused_before_anything_is_written(
         kernel.step([np.ones(3), np.ones(2)], t, numbers, rows)
     assert all((p == 1).all() for p in params)
     assert not any(a.any() for slot in slots for a in slot)
+
+
+@pytest.mark.parametrize("plan", KERNELS.values(), ids=KERNELS)
+def test_the_steps_taken_are_written_where_a_tensor_takes_part(plan: type[Plan]) -> None:
+    params = [np.ones(3), np.ones(2), np.ones(1)]
+    kernel = plan(Rule(), ["a", "b", "c"], params, [[np.zeros_like(p) for p in params] for _ in range(2)])
+    taken, t = np.array([4, 5, 6]), np.array([7, 8, 9])
+    read_only = taken.copy()
+    read_only.flags.writeable = False
+    for wrong in (taken[:2], taken.astype(np.int32), read_only):
+        with pytest.raises(ValueError, match="taken"):
+            kernel.step([np.ones(3), None, np.ones(1)], t, table(Hyper()), taken=wrong)
+    with pytest.raises(ArrayError):
+        kernel.step([np.ones(3), None, np.ones(2)], t, table(Hyper()), taken=taken)
+    assert all((p == 1).all() for p in params)
+    assert taken.tolist() == [4, 5, 6]
+    kernel.step([np.ones(3), None, np.ones(1)], t, table(Hyper()), taken=taken)
+    assert taken.tolist() == [7, 5, 9]
 
 
 def test_illegal_numbers_are_refused_by_the_reference() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from support.stepping import same_bits
 
 from adamas.numpy import Adam
@@ -54,6 +58,94 @@ def test_a_forked_child_steps_and_ends_and_so_does_its_parent(tmp_path) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "shared")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "equal\n", "")
+
+
+FEW = """
+import resource
+import numpy as np
+import adamas
+from adamas.numpy import Adam
+
+def step():
+    params = [np.ones(100_000, np.float32) for _ in range(8)]
+    optimizer = Adam(params)
+    for _ in range(3):
+        optimizer.step([np.full(100_000, 0.5, np.float32)] * 8)
+    return np.concatenate(params)
+
+adamas.set_threads(1)
+right = step()
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 100_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+adamas.set_threads(1000)
+assert (step() == right).all()
+print(len(open("/proc/self/status").read().split("Threads:")[1].split()[0]) < 3)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
+def test_where_the_system_gives_few_threads_those_do_the_work() -> None:
+    """Memory for a thousand threads' stacks is not allowed here, as their number is not in many a container."""
+    result = subprocess.run([sys.executable, "-c", FEW], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "True\n", "")
+
+
+class Struck(Exception):
+    """What Ctrl-C is to a program: raised by a signal's handler, between any two lines."""
+
+
+@contextmanager
+def alarm(handler: Callable[[], None]) -> Iterator[None]:
+    """A signal handler of Python's, for `signal.setitimer`."""
+    before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_an_interrupt_never_separates_a_parameter_from_its_step_count(mixed: bool) -> None:
+    """A signal that arrives in the native call is handled right after it: the count must have been written by then."""
+    params = [np.zeros(500_000, np.float64), np.zeros(500_000, np.float32 if mixed else np.float64)]
+    ones = [np.ones_like(p) for p in params]
+    optimizer = Adam(params, lr=0.5, betas=(0, 0), eps=0)
+
+    def strike() -> None:
+        raise Struck
+
+    struck = 0
+    with alarm(strike):
+        for i in range(100):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i))
+                optimizer.step(ones)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Struck:
+                struck += 1
+            steps = optimizer.portable_state().steps
+            assert [float(p[0]) for p in params] == [-0.5 * steps["0"], -0.5 * steps["1"]]
+            assert all((p == p[0]).all() for p in params)
+    assert struck > 10
+    optimizer.step(ones)
+
+
+def test_a_signal_handler_may_save_the_state_of_the_step_it_interrupts() -> None:
+    p = np.zeros(500_000)
+    optimizer = Adam([p], lr=0.5, betas=(0, 0), eps=0)
+    saved: list[tuple[int, float]] = []
+
+    def save() -> None:
+        saved.append((optimizer.portable_state().steps["0"], float(p[0])))
+
+    with alarm(save):
+        for i in range(50):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i))
+            optimizer.step([np.ones_like(p)])
+    assert len(saved) > 5
+    assert all(value == -0.5 * steps for steps, value in saved)
 
 
 def test_the_interpreter_lock_is_released() -> None:

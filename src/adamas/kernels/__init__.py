@@ -39,6 +39,7 @@ class Plan(Protocol):
         *,
         grad_scale: float = 1.0,
         max_norm: float | None = None,
+        taken: np.ndarray | None = None,
     ) -> float | None: ...
 
 

@@ -44,11 +44,7 @@ def check_plan(
         if param is None:
             raise ArrayError(f"tensor {name!r}: the parameter is None; leave it out, or give an array")
         _check_layout(name, "the parameter", param)
-        if isinstance(param, np.ma.MaskedArray):
-            raise ArrayError(
-                f"tensor {name!r}: the parameter is a masked array, whose mask a step would ignore; "
-                "give a plain array, such as its .data"
-            )
+        _check_unmasked(name, "the parameter", param)
         if param.dtype not in DTYPES:
             raise ArrayError(
                 f"tensor {name!r}: the parameter has dtype {param.dtype}; a step computes in float32 or float64, so "
@@ -98,6 +94,7 @@ def check_step(
                     f"{arrays[i].dtype}{list(arrays[i].shape)}; make a new optimizer for it"
                 )
         _check_layout(name, "the gradient", grad)
+        _check_unmasked(name, "the gradient", grad)
         _check_like(name, "the gradient", grad, param)
     written = sorted(_written(names, params, slots))
     _check_apart(written)
@@ -132,6 +129,14 @@ def _check_layout(name: str, what: str, array: Any) -> None:
         )
     if not array.flags.aligned:
         raise ArrayError(f"tensor {name!r}: {what} is not aligned to its items in memory; pass a copy, array.copy()")
+
+
+def _check_unmasked(name: str, what: str, array: np.ndarray) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ArrayError(
+            f"tensor {name!r}: {what} is a masked array, whose mask a step would ignore; "
+            "give a plain array, such as its .data or .filled(0)"
+        )
 
 
 def _check_writeable(name: str, what: str, array: np.ndarray) -> None:

@@ -59,6 +59,7 @@ class Plan:
         *,
         grad_scale: float = 1.0,
         max_norm: float | None = None,
+        taken: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient: parameters and slots change in place.
 
@@ -70,17 +71,20 @@ class Plan:
             grad_scale: multiplies every gradient.
             max_norm: clips the global norm n of the scaled gradients as torch.nn.utils.clip_grad_norm_ does: where
                 max_norm / (n + 1e-6) is below 1, gradients are multiplied by it too.
+            taken: int64, one per tensor, written: becomes `t` where a tensor has taken part. An interrupt (Ctrl-C)
+                finds arrays and counts that belong together: always with the native kernel; here, but for the one
+                tensor in which it struck.
 
         Returns:
             n where `max_norm` is given, else None.
 
         Raises:
             ArrayError: an array cannot take part; names the tensor. Nothing has been written.
-            ValueError: t, table or rows are not as above. Nothing has been written.
+            ValueError: t, table, rows or taken are not as above. Nothing has been written.
         """
         arrays.check_step(self._names, self._params, self._slots, grads)
         active = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
-        _check_tables([i for i, _ in active], len(self._names), t, table, rows)
+        _check_tables([i for i, _ in active], len(self._names), t, table, rows, taken)
         norm = None
         with ieee():
             if max_norm is not None:
@@ -95,6 +99,8 @@ class Plan:
                 if key not in numbers:
                     numbers[key] = scalars(self._rule, hypers[key[1]], key[0], grad_scale)
                 self._step_one(i, grad, numbers[key])
+                if taken is not None:
+                    taken[i] = t[i]
         return norm
 
     def _step_one(self, i: int, grad: np.ndarray, numbers: Scalars) -> None:
@@ -141,9 +147,19 @@ def _block_sums(flat: np.ndarray) -> np.ndarray:
     return lanes[:, 0]
 
 
-def _check_tables(active: list[int], n: int, t: np.ndarray, table: np.ndarray, rows: np.ndarray | None) -> None:
-    if t.dtype != np.int64 or t.shape != (n,):
-        raise ValueError(f"t is {t.dtype}{list(t.shape)}: give int64[{n}]")
+def _check_tables(
+    active: list[int],
+    n: int,
+    t: np.ndarray,
+    table: np.ndarray,
+    rows: np.ndarray | None,
+    taken: np.ndarray | None,
+) -> None:
+    for name, counts in (("t", t), ("taken", taken)):
+        if counts is not None and (counts.dtype != np.int64 or counts.shape != (n,)):
+            raise ValueError(f"{name} is {counts.dtype}{list(counts.shape)}: give int64[{n}]")
+    if taken is not None and not taken.flags.writeable:
+        raise ValueError("taken is written, and given read-only")
     if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != 6 or not len(table):
         raise ValueError(f"table is {table.dtype}{list(table.shape)}: give float64[rows, 6]")
     if any(t[i] < 1 for i in active):

@@ -92,12 +92,13 @@ class Plan:
         *,
         grad_scale: float = 1.0,
         max_norm: float | None = None,
+        taken: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient, in place; see `kernels.reference.Plan.step`."""
         if self._plan is None:
             return None if max_norm is None else 0.0
         grads = grads if type(grads) is list else list(grads)
-        status, norm = self._plan.step(grads, t, table, rows, grad_scale, max_norm)
+        status, norm = self._plan.step(grads, t, table, rows, grad_scale, max_norm, taken)
         if status == -1:
             return norm if max_norm is not None else None
         if status == -2:

@@ -19,6 +19,7 @@ class Plan:
         rows: np.ndarray | None,
         grad_scale: float,
         max_norm: float | None,
+        taken: np.ndarray | None,
     ) -> tuple[int, float]: ...
 
 def build_info() -> str: ...

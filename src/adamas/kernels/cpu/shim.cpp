@@ -43,6 +43,7 @@ class Plan {
     const size_t n = nb::len(params);
     if (slots_ < 0 || nb::len(slots) != static_cast<size_t>(slots_) || keys.size() != n || n == 0)
       throw std::invalid_argument("Plan: rule, slots, names and parameters do not belong together");
+    masked_ = nb::module_::import_("numpy.ma").attr("MaskedArray");
     for (nb::handle p : params) params_.push_back(nb::borrow<nb::object>(p));
     type_ = PyArray_TYPE(as_array(params_[0].ptr()));
     std::vector<int64_t> sizes;
@@ -71,9 +72,9 @@ class Plan {
   Plan& operator=(const Plan&) = delete;
 
   // (-1, norm) after a step; (i, 0) and nothing touched where tensor i's arrays need a closer look; (-2, 0) where
-  // another thread is in the middle of a step.
+  // another thread is in the middle of a step. No signal handler of Python runs between the arrays' change and `taken`'s.
   std::tuple<int64_t, double> step(nb::list grads, nb::handle t, nb::handle table, nb::handle rows, double grad_scale,
-                                   std::optional<double> max_norm) {
+                                   std::optional<double> max_norm, nb::handle taken) {
     if (busy_.exchange(true)) return {-2, 0.0};
     struct Release {
       Plan* plan;
@@ -87,7 +88,13 @@ class Plan {
     const int64_t* t_all = data<int64_t>(t, NPY_INT64, n);
     const auto* lines = data<adamas_hyper>(table, NPY_DOUBLE, 0);
     const int32_t* rows_all = rows.is_none() ? nullptr : data<int32_t>(rows, NPY_INT32, n);
-    const int64_t n_lines = PyArray_SIZE(as_array(table.ptr())) / 6;
+    PyArrayObject* lines_array = as_array(table.ptr());
+    if (PyArray_NDIM(lines_array) != 2 || PyArray_DIM(lines_array, 1) != 6 || PyArray_DIM(lines_array, 0) < 1)
+      throw std::invalid_argument("step: table is float64[rows, 6], and has at least one row");
+    const int64_t n_lines = PyArray_DIM(lines_array, 0);
+    auto* taken_all = taken.is_none() ? nullptr : const_cast<int64_t*>(data<int64_t>(taken, NPY_INT64, n));
+    if (taken_all && !PyArray_ISWRITEABLE(as_array(taken.ptr())))
+      throw std::invalid_argument("step: taken is written, and given read-only");
     size_t count = 0;
     for (size_t i = 0; i < n; ++i) {
       PyObject* g = PyList_GET_ITEM(grads.ptr(), static_cast<Py_ssize_t>(i));
@@ -129,6 +136,8 @@ class Plan {
       adamas_set_grad_scale(plan_, grad_scale);
       adamas_run_all(plan_, ADAMAS_PHASE_UPDATE);
       adamas_finish(plan_, ADAMAS_PHASE_UPDATE);
+      if (taken_all)
+        for (size_t k = 0; k < count; ++k) taken_all[active_[k]] = t_[k];
     }
     return {-1, norm};
   }
@@ -139,7 +148,7 @@ class Plan {
     PyArrayObject* array = as_array(object.ptr());
     if (!array || PyArray_TYPE(array) != type || !PyArray_IS_C_CONTIGUOUS(array) ||
         (size && static_cast<size_t>(PyArray_SIZE(array)) != size))
-      throw std::invalid_argument("step: t is int64[n], table float64[rows, 6], rows int32[n] or None");
+      throw std::invalid_argument("step: t and taken are int64[n], table float64[rows, 6], rows int32[n] or None");
     return static_cast<const T*>(PyArray_DATA(array));
   }
 
@@ -151,11 +160,15 @@ class Plan {
     return PyArray_TYPE(array) == type_ && PyArray_ISCARRAY_RO(array);  // aligned, native byte order, C-contiguous
   }
 
+  bool masked(PyObject* array) const {
+    return !PyArray_CheckExact(array) && PyType_IsSubtype(Py_TYPE(array), reinterpret_cast<PyTypeObject*>(masked_.ptr()));
+  }
+
   bool fits(size_t i, PyObject* object) const {
     PyArrayObject* p = as_array(params_[i].ptr());
     PyArrayObject* g = as_array(object);
     // A parameter may have been resized in place since; its first slot still has the shape that the plan was made for.
-    return g && plain(g) && plain(p) && PyArray_ISWRITEABLE(p) && same_shape(g, p) &&
+    return g && plain(g) && !masked(object) && plain(p) && PyArray_ISWRITEABLE(p) && same_shape(g, p) &&
            same_shape(p, as_array(kept_[i].ptr()));
   }
 
@@ -205,6 +218,7 @@ class Plan {
   int slots_ = 0;
   int type_ = 0;
   int64_t clash_ = 0;
+  nb::object masked_;  // numpy.ma.MaskedArray
   std::vector<nb::object> params_, kept_, gradients_;
   std::vector<adamas_buffers> buffers_, step_;
   std::vector<int64_t> active_, t_;
@@ -226,7 +240,7 @@ NB_MODULE(_shim, m) {
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<std::tuple<int, int, int, int>, nb::list, nb::list, std::vector<uint64_t>, uint64_t>())
       .def("step", &Plan::step, nb::arg("grads"), nb::arg("t"), nb::arg("table"), nb::arg("rows").none(),
-           nb::arg("grad_scale"), nb::arg("max_norm").none());
+           nb::arg("grad_scale"), nb::arg("max_norm").none(), nb::arg("taken").none());
   m.def("build_info", &adamas_build_info);
   m.def("set_threads", &adamas_set_threads);
   m.def("get_threads", &adamas_get_threads);

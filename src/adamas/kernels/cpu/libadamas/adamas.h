@@ -8,7 +8,7 @@
  * set, the number of threads, the order of the chunks and the caller's floating-point environment.
  *
  * A plan serves one step at a time: callers serialise begin ... finish. Two plans are independent.
- * Nothing here calls back, allocates in `run`, or throws.
+ * Nothing here calls back or throws; memory is allocated when a plan is created only, and threads by `run_all`.
  */
 #ifndef ADAMAS_H
 #define ADAMAS_H

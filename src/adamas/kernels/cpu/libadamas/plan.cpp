@@ -110,8 +110,8 @@ std::vector<Isa> usable() {
 }
 
 const std::vector<Isa>& isas() {
-  static const std::vector<Isa> found = usable();
-  return found;
+  static const auto* found = new std::vector<Isa>(usable());  // never destroyed: a daemon thread may outlive `exit`
+  return *found;
 }
 
 std::atomic<const Isa*> g_isa{nullptr};
@@ -136,7 +136,7 @@ struct adamas_plan {
   const Kernel* kernel = nullptr;
   const Chunks* chunks = nullptr;
   std::vector<int64_t> active;      // of the last step that was not of all tensors
-  Chunks some;
+  Chunks some;                      // their chunks
   std::vector<adamas_buffers> buffers;
   std::vector<adamas_scalars> numbers;
   double grad_scale = 1.0;
@@ -216,6 +216,12 @@ adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const in
     plan->all.cut(plan->sizes, plan->everything);
     plan->buffers.resize(n);
     plan->numbers.resize(n);
+    // No step needs more than one of all tensors, so none allocates, and none can fail half-way.
+    plan->active.reserve(n);
+    plan->some.segments.reserve(plan->all.segments.size());
+    plan->some.starts.reserve(plan->all.segments.size() + 1);
+    plan->some.blocks.reserve(n + 1);
+    plan->partials.reserve(plan->all.blocks.back());
     return plan.release();
   } catch (const std::bad_alloc&) {
     return refuse("out of memory");

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -33,8 +35,12 @@ struct Job {
 
 class Pool {
  public:
-  explicit Pool(int workers) {
-    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { loop(); });
+  explicit Pool(int wanted) : wanted_(wanted) {
+    try {
+      threads_.reserve(wanted);
+      for (int i = 0; i < wanted; ++i) threads_.emplace_back([this] { loop(); });
+    } catch (const std::exception&) {  // no more threads or memory to be had: those that have started do the work
+    }
   }
 
   ~Pool() {
@@ -46,7 +52,7 @@ class Pool {
     for (auto& thread : threads_) thread.join();
   }
 
-  int workers() const { return static_cast<int>(threads_.size()); }
+  int wanted() const { return wanted_; }
 
   void run(Job& job) {
     {
@@ -54,7 +60,7 @@ class Pool {
       job_ = &job;
       ++generation_;
     }
-    if (job.count > workers()) {
+    if (job.count > static_cast<int64_t>(threads_.size())) {
       wake_.notify_all();
     } else {
       for (int64_t i = 1; i < job.count; ++i) wake_.notify_one();
@@ -88,6 +94,7 @@ class Pool {
   uint64_t generation_ = 0;
   int active_ = 0;
   bool stop_ = false;
+  const int wanted_;
   std::vector<std::thread> threads_;
 };
 
@@ -204,10 +211,10 @@ void parallel(int64_t count, Task task, void* context) {
     task(context, 0, count);
     return;
   }
-  if (!s.pool || s.pool->workers() != threads - 1) {
+  if (!s.pool || s.pool->wanted() != threads - 1) {
     delete s.pool;
-    s.pool = nullptr;
-    s.pool = new Pool(threads - 1);
+    s.pool = new (std::nothrow) Pool(threads - 1);
+    if (!s.pool) return task(context, 0, count);
   }
   Job job{task, context, count};
   s.pool->run(job);
