@@ -4,16 +4,16 @@ Format "adamas.state", version 1. The file is a safetensors file (https://github
 
 - Tensors are named "<slot>/<parameter name>" ("m/dense/kernel"), little endian, of the parameter's shape. A slot's name
   holds no "/", so the first "/" ends it. Every slot that the rule declares is there for every parameter.
-- Metadata (safetensors stores text only):
-    "format"    "adamas.state"
-    "version"   "1"
-    "state"     JSON: {"rule": {...}, "hypers": [{...}, ...], "tensors": [[name, step, group], ...]}; `rule`
-                and `hypers` hold the fields of adamas.Rule and adamas.Hyper, `group` is an index into `hypers`, and
-                the order of "tensors" is the optimizer's
-    "checksum"  BLAKE2b-256 in hexadecimal, of the bytes of "state" and then of every tensor's data, parameters in
-                the order of "tensors", slots in the order of the rule
+- Metadata: one entry, "adamas.state", whose text is JSON: {"version": 1, "state": "...", "checksum": "..."}
+    "state"     text that is JSON: {"rule": {...}, "hypers": [{...}, ...], "tensors": [[name, step, group], ...]};
+                `rule` and `hypers` hold the fields of adamas.Rule and adamas.Hyper, `group` is an index into
+                `hypers`, and the order of "tensors" is the optimizer's
+    "checksum"  BLAKE2b-256 in hexadecimal, of the bytes of "state" (UTF-8) and then of every tensor, parameters in
+                the order of "tensors", slots in the order of the rule: its dtype and shape as text, such as
+                "float32[4, 3]", then its data
 
-A reader MUST refuse a file whose version it does not know or whose checksum differs.
+A reader MUST refuse a file whose version it does not know or whose checksum differs. Equal states are equal bytes: one
+entry only, because safetensors writes several in an order that changes from run to run.
 """
 
 from __future__ import annotations
@@ -190,27 +190,23 @@ def save(path: str | os.PathLike[str], source: HasState | State) -> None:
         for name, slots in state.slots.items()
         for slot in state.rule.slots
     }
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "state": text,
-        "checksum": _checksum(text, tensors.values()),
-    }
+    described = json.dumps({"version": VERSION, "state": text, "checksum": _checksum(text, tensors.values())})
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata={FORMAT: described})
         os.chmod(temporary, mode)  # safetensors makes its files private
         _sync(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
         raise StateError(
             f"{path}: the optimizer state could not be written ({error}); what was there before is unchanged. "
             "Give a file in an existing, writable folder with enough free space"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already, unless something failed or a Ctrl-C came
+            os.unlink(temporary)
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is safe
         _sync(path.parent)
 
@@ -232,8 +228,7 @@ def load(path: str | os.PathLike[str]) -> State:
     path = Path(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            text = _text(path, metadata)
+            text, checksum = _described(path, (file.metadata() or {}).get(FORMAT))
             tensors = {key: np.array(file.get_tensor(key), order="C") for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, TypeError) as error:
         raise StateError(
@@ -244,7 +239,7 @@ def load(path: str | os.PathLike[str]) -> State:
         rule = Rule(**parsed["rule"])
         names = [name for name, _, _ in parsed["tensors"]]
         keys = [f"{slot.name}/{name}" for name in names for slot in rule.slots]
-        if sorted(keys) != sorted(tensors) or metadata.get("checksum") != _checksum(text, (tensors[k] for k in keys)):
+        if sorted(keys) != sorted(tensors) or checksum != _checksum(text, (tensors[k] for k in keys)):
             raise StateError("its checksum differs: the file was altered or damaged")
         return State(
             rule=rule,
@@ -259,23 +254,32 @@ def load(path: str | os.PathLike[str]) -> State:
         ) from error
 
 
-def _text(path: Path, metadata: Mapping[str, str]) -> str:
-    if metadata.get("format") != FORMAT:
+def _described(path: Path, entry: str | None) -> tuple[str, str]:
+    """The texts "state" and "checksum" of a file's metadata."""
+    if entry is None:
         raise StateError(
-            f"{path}: a safetensors file, but not an optimizer state (its format is {metadata.get('format')!r}, not "
-            f"{FORMAT!r}); give a file that adamas.state.save wrote"
+            f"{path}: a safetensors file, but not an optimizer state (its metadata has no {FORMAT!r}); give a file "
+            "that adamas.state.save wrote"
         )
-    if metadata.get("version") != str(VERSION):
+    try:
+        described = json.loads(entry)
+        version = described["version"]
+        if version == VERSION:
+            return str(described["state"]), str(described["checksum"])
+    except (KeyError, TypeError, ValueError) as error:
         raise StateError(
-            f"{path}: version {metadata.get('version')!r} of the format {FORMAT!r}, this Adamas reads version "
-            f"{VERSION}; read it with the Adamas that wrote it, or a newer one"
-        )
-    return metadata.get("state", "")
+            f"{path}: not a sound optimizer state (its metadata: {error!r}); use another copy of the checkpoint"
+        ) from error
+    raise StateError(
+        f"{path}: version {version!r} of the format {FORMAT!r}, this Adamas reads version {VERSION}; read it with the "
+        "Adamas that wrote it, or a newer one"
+    )
 
 
 def _checksum(text: str, arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=32)
     for array in arrays:
+        digest.update(f"{array.dtype.name}{list(array.shape)}".encode())
         digest.update(_little_endian(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -20,6 +22,10 @@ from adamas.errors import StateError
 from adamas.numpy import Adam, AdamW
 from adamas.rule import Hyper, Rule
 from adamas.state import State
+
+
+class InterruptedByTest(Exception):
+    pass
 
 
 def optimizer(dtype: type[np.floating] = np.float32, **settings: object) -> tuple[AdamW, dict[str, np.ndarray]]:
@@ -100,14 +106,31 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
     assert same_bits(tensors["vmax/dense/kernel"], made.state_dict()["state"]["dense/kernel"]["vmax"])
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    assert sorted(metadata) == ["checksum", "format", "state", "version"]
-    assert (metadata["format"], metadata["version"]) == ("adamas.state", "1")
-    described = json.loads(metadata["state"])
-    assert described == {
+    assert list(metadata) == ["adamas.state"]
+    described = json.loads(metadata["adamas.state"])
+    assert (sorted(described), described["version"]) == (["checksum", "state", "version"], 1)
+    assert json.loads(described["state"]) == {
         "rule": {"eps_mode": "paper", "decay": "decoupled", "amsgrad": "raw", "maximize": False},
         "hypers": [{"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.01}],
         "tensors": [["dense/kernel", 3, 0], ["b", 4, 0], ["s", 3, 0], ["e", 3, 0]],
     }
+    digest = hashlib.blake2b(described["state"].encode(), digest_size=32)
+    for name, shape in (("dense/kernel", b"[4, 3]"), ("b", b"[3]"), ("s", b"[]"), ("e", b"[0]")):
+        for slot in ("m", "v", "vmax"):
+            digest.update(b"float32" + shape + tensors[f"{slot}/{name}"].tobytes())
+    assert described["checksum"] == digest.hexdigest()
+
+
+def test_equal_states_are_equal_bytes(tmp_path: Path) -> None:
+    """In every process: the order of a hash table must not show."""
+    made, _ = optimizer(amsgrad=True)
+    state.save(tmp_path / "a", made)
+    code = "import sys; from adamas import state; state.save(sys.argv[2], state.load(sys.argv[1]))"
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "b")], check=True)
+        assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+        state.save(tmp_path / "c", made)
+        assert (tmp_path / "c").read_bytes() == (tmp_path / "a").read_bytes()
 
 
 def test_its_mode_is_that_of_a_new_file(tmp_path: Path) -> None:
@@ -149,17 +172,31 @@ def test_every_altered_byte_is_noticed(tmp_path: Path) -> None:
         assert equal(read, right), f"byte {position}"  # white space of the header
 
 
+def test_another_shape_of_the_same_size_is_noticed(tmp_path: Path) -> None:
+    made, _ = optimizer()
+    path = tmp_path / "a.safetensors"
+    state.save(path, made)
+    whole = path.read_bytes()
+    assert whole.count(b'"shape":[4,3]') == 2
+    path.write_bytes(whole.replace(b'"shape":[4,3]', b'"shape":[3,4]'))
+    with pytest.raises(StateError, match=r"a\.safetensors: .*checksum differs"):
+        state.load(path)
+
+
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("entry", "message"),
     [
         (None, "not an optimizer state"),
-        ({"format": "pt"}, "its format is 'pt'"),
-        ({"format": "adamas.state", "version": "2"}, "version '2'.*reads version 1"),
-        ({"format": "adamas.state", "version": "1"}, "not a sound optimizer state"),
-        ({"format": "adamas.state", "version": "1", "state": "{}", "checksum": ""}, "not a sound optimizer state"),
+        ("{", "not a sound optimizer state"),
+        ("[]", "not a sound optimizer state"),
+        ('{"version": 2}', "version 2 .*reads version 1"),
+        ('{"version": 1}', "not a sound optimizer state.*'state'"),
+        ('{"version": 1, "state": "{}", "checksum": ""}', "not a sound optimizer state.*'rule'"),
+        ('{"version": 1, "state": "[", "checksum": ""}', "not a sound optimizer state"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, metadata: dict[str, str] | None, message: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, entry: str | None, message: str) -> None:
+    metadata = {"format": "pt"} if entry is None else {"adamas.state": entry}
     save_file({"m/a": np.zeros(2, np.float32)}, tmp_path / "x", metadata=metadata)
     with pytest.raises(StateError, match=f"x: .*{message}"):
         state.load(tmp_path / "x")
@@ -202,6 +239,34 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path) -> None:
     assert result.stdout.startswith(f"refused: {path}: the optimizer state could not be written")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_an_interrupt_leaves_what_was_there(tmp_path: Path) -> None:
+    """A signal's handler that raises, as Ctrl-C does, at several moments of the writing."""
+    path = tmp_path / "a.safetensors"
+    small, _ = optimizer()
+    large = Adam([np.zeros(400_000)]).portable_state()
+
+    def strike(*_: object) -> None:
+        raise InterruptedByTest
+
+    struck = 0
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        for i in range(20):
+            state.save(path, small)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 5e-4 * (1 + i))
+                state.save(path, large)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except InterruptedByTest:
+                struck += 1
+            assert state.load(path).names in (large.names, small.portable_state().names)
+            assert os.listdir(tmp_path) == ["a.safetensors"]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert struck > 0
 
 
 def test_the_differences_of_a_wrong_model_are_listed() -> None:
