@@ -28,7 +28,7 @@ RULES = [
     )
     if (eps_mode, amsgrad) != ("keras", "corrected")
 ]
-# 4096 is a block, 16384 a chunk; tensors of every size share chunks, the largest is cut.
+# 4096 is a block, 32768 a chunk; tensors of every size share chunks, the largest is cut.
 SHAPES = [(0,), (), (31,), (1,), (4096,), (4097,), (5, 7, 11), (4095,), (2, 0, 3), (3, 11003)]
 HYPERS = (
     Hyper(),
@@ -172,6 +172,22 @@ def test_norms_and_clipping(dtype: type[np.floating], mode: str) -> None:
                 assert not different(mine, right).any()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_norm_of_one_tensor_of_any_length(dtype: type[np.floating]) -> None:
+    """Alone, because a sum over many tensors hides the order in which a short one was added up; so does the root."""
+    rng = np.random.default_rng(6)
+    for n in (*range(1, 34), 4095, 4096, 4097, 4111, 8191, 32769):
+        p, slots = np.zeros(n, dtype), [[np.zeros(n, dtype)] for _ in range(2)]
+        kernel = cpu.Plan(Rule(), ["p"], [p], slots)
+        for _ in range(20):
+            gradient = rng.standard_normal(n).astype(dtype)
+            with reference.ieee():
+                right = np.sqrt(reference.sum_of_squares([gradient]))
+            for isa in cpu.instruction_sets():
+                cpu.set_instruction_set(isa)
+                assert kernel.step([gradient], np.array([1]), table(Hyper()), max_norm=1.0) == right
+
+
 not_negative = st.floats(0, 1e300) | st.floats(0, 2) | st.sampled_from([0.0, 5e-324, 1e-320, 2.0**-126])
 rates = st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, 0.9, 0.999, 1 - 2.0**-53])
 
@@ -215,6 +231,23 @@ def test_hundreds_of_small_tensors_in_one_call() -> None:
         for t in range(1, 4):
             kernel.step(gradients, np.full(300, t), table(Hyper()))
         results.append([*own, *slots[0], *slots[1]])
+    assert not any(different(a, b).any() for a, b in zip(*results, strict=True))
+
+
+def test_other_tensors_in_each_step() -> None:
+    """As many as in the step before, but others, of other sizes: no list of chunks may be left over from it."""
+    rng = np.random.default_rng(7)
+    params = [rng.standard_normal(n) for n in (50_000, 3, 70_000, 9, 5000)]
+    gradients = [rng.standard_normal(p.shape) for p in params]
+    results = []
+    for plan in (reference.Plan, cpu.Plan):
+        own, slots = [p.copy() for p in params], [[np.zeros_like(p) for p in params] for _ in range(2)]
+        kernel = plan(Rule(), list("abcde"), own, slots)
+        norms = []
+        for t, active in enumerate(({0, 1}, {1, 2}, {0, 4}, {3, 4}, {3, 4}, {0, 1, 2, 3, 4}, {2, 3}, set(), {0}), 1):
+            given = [g if i in active else None for i, g in enumerate(gradients)]
+            norms.append(kernel.step(given, np.full(5, t), table(Hyper()), max_norm=1.0))
+        results.append([np.array(norms), *own, *slots[0], *slots[1]])
     assert not any(different(a, b).any() for a, b in zip(*results, strict=True))
 
 
