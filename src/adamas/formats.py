@@ -4,8 +4,9 @@ A format turns an array of moments into what is kept between steps and back:
 
     stored = encode(x, key)        x = decode(stored)
 
-`key` says which tensor at which step is being written, so that a format that rounds stochastically gives bits that
-depend on nothing but (seed, parameter name, step, element). `Native` keeps the parameter's own dtype and ignores it.
+`key` says which elements of which tensor are being written at which step, so that a format that rounds stochastically
+gives bits that depend on nothing but (seed, parameter name, step, element), however a kernel cuts the tensor. `Native`
+keeps the parameter's own dtype and ignores it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ import numpy as np
 
 
 class Key(NamedTuple):
-    """Which random numbers an encoding may use: seed of the optimizer, `name_key` of the parameter, step t."""
+    """Which random numbers an encoding may use.
+
+    seed, name, step  of the optimizer; `name_key` of the parameter; t
+    first             index of the first element that is encoded, in the whole parameter in C order
+    """
 
     seed: int
     name: int
     step: int
+    first: int
 
 
 def name_key(name: str) -> int:

@@ -189,6 +189,26 @@ def test_what_changes_after_the_plan_was_made_is_noticed(kind: type[Plan]) -> No
 
 
 @kernels
+def test_a_parameter_that_has_moved_is_protected_where_it_is_now(kind: type[Plan]) -> None:
+    f = Fixture()
+    plan = f.plan(kind)
+    plan.step(f.grads, np.array([1, 1]), table(Hyper()))
+    p, before = f.params[1], f.params[1].ctypes.data
+    p.resize((1000, 1000), refcheck=False)  # to other memory,
+    in_its_place = [np.empty(SHAPE, np.float32) for _ in range(100)]
+    p.resize(SHAPE, refcheck=False)  # and not back
+    assert p.ctypes.data != before
+    assert in_its_place
+    f.grads[1] = p.view()
+    with pytest.raises(ArrayError, match=r"tensor 'b': its gradient shares memory with the parameter of 'b'"):
+        plan.step(f.grads, np.array([2, 2]), table(Hyper()))
+    f.grads[1] = np.full(SHAPE, 0.5, np.float32)
+    expected = p.copy()
+    plan.step(f.grads, np.array([2, 2]), table(Hyper()))
+    assert (p != expected).all()
+
+
+@kernels
 def test_counts_must_agree(kind: type[Plan]) -> None:
     f = Fixture()
     with pytest.raises(ArrayError, match="3 names and 2 parameters"):

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from adamas.errors import KernelError
+from adamas.formats import NATIVE, Key, name_key
 from adamas.kernels import arrays
 from adamas.rule import Hyper, Rule, Scalars, scalars, update
 
@@ -47,7 +48,7 @@ class Plan:
         seed: int = 0,
     ) -> None:
         arrays.check_plan(rule, names, params, slots)
-        self._rule, self._seed = rule, seed
+        self._rule, self._seed, self._keys = rule, seed, [name_key(name) for name in names]
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
 
     def step(
@@ -98,22 +99,24 @@ class Plan:
                 key = (int(t[i]), 0 if rows is None else int(rows[i]))
                 if key not in numbers:
                     numbers[key] = scalars(self._rule, hypers[key[1]], key[0], grad_scale)
-                self._step_one(i, grad, numbers[key])
+                self._step_one(i, grad, key[0], numbers[key])
                 if taken is not None:
                     taken[i] = t[i]
         return norm
 
-    def _step_one(self, i: int, grad: np.ndarray, numbers: Scalars) -> None:
+    def _step_one(self, i: int, grad: np.ndarray, t: int, numbers: Scalars) -> None:
         dtype = grad.dtype.type
         s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
         tiny = np.finfo(dtype).tiny
         p, g, slots = self._params[i].reshape(-1), grad.reshape(-1), [slot[i].reshape(-1) for slot in self._slots]
         for begin in range(0, p.size, _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            new, moments = update(p[part], g[part], [slot[part] for slot in slots], s, coupled=coupled, tiny=tiny)
+            key = Key(self._seed, self._keys[i], t, begin)
+            stored = [NATIVE.decode(slot[part]) for slot in slots]
+            new, moments = update(p[part], g[part], stored, s, coupled=coupled, tiny=tiny)
             p[part] = new
             for slot, moment in zip(slots, moments, strict=True):
-                slot[part] = moment
+                slot[part] = NATIVE.encode(moment, key)
 
 
 def sum_of_squares(grads: Sequence[np.ndarray | None]) -> float:
