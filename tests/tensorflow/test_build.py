@@ -79,6 +79,24 @@ def test_open_folders_and_files_are_refused(tmp_path: Path) -> None:
         build.build(cache, compiler)
 
 
+def test_a_folder_that_cannot_be_written_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on without the op, so whatever the file system says must become a KernelError."""
+    compiler, cache = fake_compiler(tmp_path, 'echo code > "$out"'), tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    (cache / f"{build._key()}.lock").mkdir()  # no file can be opened there, not even by root
+    with pytest.raises(KernelError, match="set XDG_CACHE_HOME"):
+        build.build(cache, compiler)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(KernelError, match="set XDG_CACHE_HOME"):
+        build.build(None, compiler)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"

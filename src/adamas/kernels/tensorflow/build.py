@@ -33,12 +33,19 @@ _log = logging.getLogger("adamas")
 SOURCE = Path(__file__).with_name("step.cc")
 _FLAGS = ("-shared", "-fPIC", "-O2", "-Wno-deprecated-declarations")
 _LIMIT_SECONDS = 600  # a compiler that hangs must not hang training
+_NO_PLACE = "no folder to keep the TensorFlow op in"
+_SET_CACHE = "set XDG_CACHE_HOME to a writable folder"
 
 
 def default_cache() -> Path:
     """Where built ops are kept: `adamas` in $XDG_CACHE_HOME, or in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "adamas"
+    if base and os.path.isabs(base):
+        return Path(base) / "adamas"
+    try:
+        return Path.home() / ".cache" / "adamas"
+    except RuntimeError as error:  # a container that runs under a user id of its own
+        raise KernelError(f"{_NO_PLACE}: {error}; {_SET_CACHE}") from error
 
 
 def build(cache: str | os.PathLike[str] | None = None, compiler: str | None = None) -> Path:
@@ -67,9 +74,12 @@ def build(cache: str | os.PathLike[str] | None = None, compiler: str | None = No
     built = folder / f"{key}-{hashlib.sha256(' '.join(command).encode() + _version(command)).hexdigest()[:12]}.so"
     if _exists(built):
         return _checked(built)
-    with _locked(folder / f"{key}.lock"):
-        if not _exists(built):  # another process may have built it while this one waited
-            _compile(command, built)
+    try:
+        with _locked(folder / f"{key}.lock"):
+            if not _exists(built):  # another process may have built it while this one waited
+                _compile(command, built)
+    except OSError as error:  # a full disk, a read-only one, one without locks
+        raise KernelError(f"{_NO_PLACE}: {error}; {_SET_CACHE}") from error
     return _checked(built)
 
 
@@ -202,9 +212,7 @@ def _private_folder(folder: Path) -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = os.stat(folder)
     except OSError as error:
-        raise KernelError(
-            f"no folder to keep the TensorFlow op in: {error}; set XDG_CACHE_HOME to a writable folder"
-        ) from error
+        raise KernelError(f"{_NO_PLACE}: {error}; {_SET_CACHE}") from error
     _refuse_foreign(folder, found)
     return folder
 
