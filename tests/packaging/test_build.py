@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -50,7 +51,8 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "*.dylib", "__pycache__"))
+            unbuilt = shutil.ignore_patterns("*.so", "*.dylib", "__pycache__", ".*")
+            shutil.copytree(ROOT / name, source / name, ignore=unbuilt)
         else:
             shutil.copy(ROOT / name, source / name)
     hook(source, "build_sdist", out, {})
@@ -107,7 +109,8 @@ def run(built: Built) -> dict[str, str | None]:
 def native(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         pytest.skip("no C++ compiler")
-    return build(sdist, tmp_path_factory.mktemp("native"), {})
+    flags = "-O2 -march=native -mfma" if platform.machine() == "x86_64" else "-O2"  # as many a user has exported them
+    return build(sdist, tmp_path_factory.mktemp("native"), {"CXXFLAGS": flags})
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,8 @@ def pure(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 def test_the_source_distribution_holds_every_source(sdist: Path) -> None:
     ignored = {".so", ".dylib", ".pyc"}
     expected = {path.relative_to(ROOT) for path in (ROOT / "src").rglob("*") if path.is_file()}
-    expected = {path for path in expected if path.suffix not in ignored}
+    hidden = {path for path in expected if any(part.startswith(".") for part in path.parts)}  # a tool's cache
+    expected = {path for path in expected - hidden if path.suffix not in ignored}
     missing = {str(path) for path in expected if not (sdist / path).exists()}
     assert not missing
     assert (sdist / "CMakeLists.txt").exists()
@@ -139,6 +143,16 @@ def test_the_wheel_holds_the_library_its_shim_its_header_and_the_source_of_the_t
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".cpp", ".pyc"))]
     assert "WITHOUT its native kernel" not in native.output
+
+
+def test_the_environments_flags_do_not_change_the_instructions(native: Built) -> None:
+    """They end up before ours; with -march=native the library would not have been built, or not run elsewhere."""
+    code = "from adamas.kernels import cpu; print(cpu.build_info(), *cpu.instruction_sets())"
+    environment = {**os.environ, "PYTHONPATH": str(native.folder)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if platform.machine() == "x86_64":
+        assert "-march=x86-64 -mno-avx -mno-fma" in done.stdout
+        assert "scalar sse" in done.stdout
 
 
 def test_without_a_compiler_the_build_succeeds_with_one_loud_warning(pure: Built) -> None:
