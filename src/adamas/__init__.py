@@ -1,6 +1,6 @@
 """Adamas: Adam for deep learning, from the update rule to a served model.
 
-The library is one optimizer for five frameworks:
+The library is one optimizer for several frameworks, and a training loop:
 
     from adamas.numpy import Adam, AdamW            NumPy arrays, updated in place
     from adamas.keras import Adam, AdamW            Keras 3

@@ -130,6 +130,8 @@ def test_the_steps_taken_are_written_where_a_tensor_takes_part(plan: type[Plan])
             kernel.step([np.ones(3), None, np.ones(1)], t, table(Hyper()), taken=wrong)
     with pytest.raises(ArrayError):
         kernel.step([np.ones(3), None, np.ones(2)], t, table(Hyper()), taken=taken)
+    with pytest.raises(ValueError, match="t must be at least 1"):
+        kernel.step([np.ones(3), None, np.ones(1)], np.array([7, 8, 0]), table(Hyper()), taken=taken)
     assert all((p == 1).all() for p in params)
     assert taken.tolist() == [4, 5, 6]
     kernel.step([np.ones(3), None, np.ones(1)], t, table(Hyper()), taken=taken)

@@ -37,14 +37,9 @@ def why_not() -> str | None:
     return _why_not
 
 
-def folder() -> Path:
-    """Where this package's files are: the library, and `libadamas/adamas.h`."""
-    return Path(__file__).parent
-
-
 def include_dir() -> Path:
     """The folder with `adamas.h`."""
-    return folder() / "libadamas"
+    return Path(__file__).parent / "libadamas"
 
 
 def library_path() -> Path:
@@ -162,12 +157,6 @@ def build_info() -> str:
     """Compiler and flags that libadamas was built with."""
     _require()
     return str(_shim.build_info())
-
-
-def set_flush(on: bool) -> None:
-    """Set or clear flush-to-zero and denormals-are-zero on the calling thread, as some frameworks do; for tests."""
-    _require()
-    _shim.set_flush(int(on))
 
 
 def _require() -> None:

@@ -246,7 +246,6 @@ NB_MODULE(_shim, m) {
   m.def("get_threads", &adamas_get_threads);
   m.def("set_isa", &adamas_set_isa);
   m.def("get_isa", &adamas_get_isa);
-  m.def("set_flush", &adamas_set_flush);
   m.def("scalars", [](std::tuple<int, int, int, int> rule, std::tuple<double, double, double, double, double, double> h,
                       int64_t t, double grad_scale) {
     const adamas_rule r{std::get<0>(rule), std::get<1>(rule), std::get<2>(rule), std::get<3>(rule)};

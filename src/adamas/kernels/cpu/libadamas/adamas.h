@@ -94,8 +94,6 @@ ADAMAS_API int32_t adamas_get_isa(void);
 /* Floating-point environment: round to nearest, subnormals kept. Returns what was set before, for `leave`. */
 ADAMAS_API uint64_t adamas_ieee_enter(void);
 ADAMAS_API void adamas_ieee_leave(uint64_t before);
-/* For tests: flush-to-zero and denormals-are-zero on the calling thread, as TensorFlow's and JAX's threads have. */
-ADAMAS_API void adamas_set_flush(int32_t on);
 
 #ifdef __cplusplus
 }

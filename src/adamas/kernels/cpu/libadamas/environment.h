@@ -14,8 +14,7 @@ namespace adamas {
 #if defined(ADAMAS_X86)
 inline uint64_t control_get() { return _mm_getcsr(); }
 inline void control_set(uint64_t word) { _mm_setcsr(static_cast<unsigned>(word)); }
-constexpr uint64_t kIeee = 0x1F80;             // all exceptions masked, round to nearest, no FTZ, no DAZ
-constexpr uint64_t kFlush = 0x8000 | 0x0040;   // FTZ | DAZ
+constexpr uint64_t kIeee = 0x1F80;  // all exceptions masked, round to nearest, no flush-to-zero, no denormals-are-zero
 #elif defined(__aarch64__)
 inline uint64_t control_get() {
   uint64_t word;
@@ -24,7 +23,6 @@ inline uint64_t control_get() {
 }
 inline void control_set(uint64_t word) { asm volatile("msr fpcr, %0" ::"r"(word)); }
 constexpr uint64_t kIeee = 0;
-constexpr uint64_t kFlush = uint64_t{1} << 24;  // FZ
 #else
 #error "libadamas sets the floating-point control register itself and knows x86 and aarch64 only"
 #endif

@@ -318,7 +318,4 @@ uint64_t adamas_ieee_enter(void) {
   return before;
 }
 void adamas_ieee_leave(uint64_t before) { control_set(before); }
-void adamas_set_flush(int32_t on) {
-  control_set(on ? control_get() | kFlush : control_get() & ~kFlush);
-}
 }
