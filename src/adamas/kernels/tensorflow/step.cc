@@ -144,6 +144,7 @@ class AdamasStepOp : public OpKernel {
   explicit AdamasStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     std::vector<int32_t> rule;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("n", &n_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("param_tensors", &param_tensors_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("k", &k_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("slot_variables", &slot_variables_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
@@ -161,7 +162,7 @@ class AdamasStepOp : public OpKernel {
                 absl::FailedPreconditionError("AdamasStep is not bound to libadamas: import adamas.tensorflow first"));
     OP_REQUIRES(ctx, api->rule_slots(&rule_) == k_, absl::InvalidArgumentError("the rule keeps another number of slots"));
 
-    const int grads = n_ + slot_variables_, rest = grads + n_;
+    const int grads = param_tensors_ + slot_variables_, rest = grads + n_;
     const Tensor& lr = ctx->input(rest);
     const Tensor& iterations = ctx->input(rest + 1);
     const Tensor& hyper = ctx->input(rest + 2);
@@ -189,10 +190,18 @@ class AdamasStepOp : public OpKernel {
                   absl::InvalidArgumentError(absl::StrCat("variable ", i, ": no such row of hyper")));
     }
 
-    std::vector<tensorflow::core::RefCountPtr<Var>> variables(grads);
+    const int count = n_ + slot_variables_;
+    std::vector<tensorflow::core::RefCountPtr<Var>> variables(count);
+    int found = 0;
     for (int i = 0; i < grads; ++i) {
-      OP_REQUIRES_OK(ctx, tensorflow::LookupResource(ctx, tensorflow::HandleFromInput(ctx, i), &variables[i]));
+      const auto handles = ctx->input(i).flat<tensorflow::ResourceHandle>();
+      OP_REQUIRES(ctx, handles.size() <= (i < param_tensors_ ? n_ : count) - found,
+                  absl::InvalidArgumentError("more handles than variables"));
+      for (int64_t j = 0; j < handles.size(); ++j) {
+        OP_REQUIRES_OK(ctx, tensorflow::LookupResource(ctx, handles(j), &variables[found++]));
+      }
     }
+    OP_REQUIRES(ctx, found == count, absl::InvalidArgumentError("fewer handles than variables"));
     const Locks locks(variables);
     OP_REQUIRES(ctx, locks.size() == variables.size(),
                 absl::InvalidArgumentError("a variable was given twice in one step"));
@@ -200,7 +209,7 @@ class AdamasStepOp : public OpKernel {
     std::vector<int64_t> sizes(n_);
     int64_t total = 0;
     const int64_t* offset = offsets.flat<int64_t>().data();
-    for (int i = n_; i < grads; ++i) {
+    for (int i = n_; i < count; ++i) {
       OP_REQUIRES(ctx, variables[i]->is_initialized && variables[i]->tensor()->dtype() == dtype_,
                   absl::FailedPreconditionError(absl::StrCat("slot variable ", i - n_, " is not initialised")));
     }
@@ -258,17 +267,17 @@ class AdamasStepOp : public OpKernel {
   }
 
  private:
-  // Which input holds slot s of variable i.
+  // Where slot s of variable i is in the list of variables.
   int Slot(int s, int i) const { return n_ + (slot_variables_ == k_ ? s : s * n_ + i); }
 
-  int n_ = 0, k_ = 0, slot_variables_ = 0;
+  int n_ = 0, k_ = 0, slot_variables_ = 0, param_tensors_ = 0;
   DataType dtype_ = tensorflow::DT_FLOAT;
   adamas_rule rule_{};
   Plans plans_;
 };
 
 REGISTER_OP("AdamasStep")
-    .Input("params: n * resource")
+    .Input("params: param_tensors * resource")  // n handles in all: one a tensor, or packed (see engines.py)
     .Input("slots: slot_variables * resource")
     .Input("grads: grad_types")
     .Input("lr: L")
@@ -277,6 +286,7 @@ REGISTER_OP("AdamasStep")
     .Input("rows: int32")
     .Input("offsets: int64")
     .Attr("n: int >= 1")
+    .Attr("param_tensors: int >= 1")
     .Attr("k: int >= 1")
     .Attr("slot_variables: int >= 1")
     .Attr("T: {float, double}")
