@@ -222,10 +222,14 @@ class _Function:
         flat[:] = start
         table, estimates = np.array(results), [float(np.spacing(abs(self.base)))]
         for k in range(1, _NOISE_POINTS - 1):
-            table = np.diff(table)
+            with np.errstate(all="ignore"):  # infinite where f overflows beside the given point
+                table = np.diff(table)
+            largest = float(np.max(np.abs(table))) or 1.0  # whose square may overflow
+            if not math.isfinite(largest):
+                return math.inf
             if k >= 3:
                 gamma = math.factorial(k) ** 2 / math.factorial(2 * k)
-                estimates.append(math.sqrt(gamma * float(np.mean(table**2))))
+                estimates.append(largest * math.sqrt(gamma * float(np.mean((table / largest) ** 2))))
         return max(estimates)
 
     def check_precision(self, name: str, flat: np.ndarray, i: int, slope: _Slope) -> None:

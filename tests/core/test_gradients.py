@@ -204,3 +204,13 @@ def test_empty_tensors_and_constant_functions() -> None:
     assert report == GradientReport((), 2, 0, 0.0)
     with pytest.raises(GradientError, match="tensor '1'"):
         check_gradients(lambda p: 1.0, [np.ones((0, 3)), np.ones(2)], [np.ones((0, 3)), np.full(2, 1e-6)])
+
+
+def test_huge_functions_are_judged_and_those_that_overflow_are_not() -> None:
+    p = [np.array([1.0, 2.0])]
+    assert check_gradients(lambda q: 1e300 * (q[0] ** 2).sum(), p, [2e300 * p[0]]).checked == 2
+    with pytest.raises(GradientError):
+        check_gradients(lambda q: 1e300 * (q[0] ** 2).sum(), p, [1.9e300 * p[0]])
+    steep = [np.array([np.log(np.finfo(float).max)])]  # f is finite here, and infinite a little higher
+    with pytest.raises(ArgumentError, match="none of 1 elements could be judged"):
+        check_gradients(lambda q: float(np.exp(q[0]).sum()), steep, [np.exp(steep[0])])
