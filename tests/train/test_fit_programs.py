@@ -106,6 +106,24 @@ def test_what_changes_the_step_compiles_anew() -> None:
     assert list(history.history) == ["loss"]
 
 
+@pytest.mark.parametrize(("program", "scaled"), [("graph", False), ("xla-loop", False), ("graph", True)])
+def test_leaving_variables_out_of_decay_between_two_trainings_counts(program: str, scaled: bool) -> None:
+    """It is no part of the optimizer's configuration, and a compiled step holds it as a constant."""
+    x, y = data()
+
+    def shrunk(names: list[str]) -> list[float]:
+        adam = adamas.keras.AdamW(0.1, weight_decay=0.5, epsilon=1e9)  # decay alone moves the weights
+        model = regression(keras.optimizers.LossScaleOptimizer(adam) if scaled else adam)
+        fit(model, x, y, program=program, verbose=0)
+        adam.exclude_from_weight_decay(var_names=names)
+        before = model.get_weights()
+        fit(model, x, y, program=program, verbose=0)
+        return [float(w.sum() / b.sum()) for w, b in zip(model.get_weights()[::2], before[::2], strict=True)]
+
+    assert shrunk(["kernel"]) == pytest.approx([1, 1], rel=1e-6)
+    assert shrunk(["bias"]) == pytest.approx([0.95**2, 0.95**2], rel=1e-6)  # 40 rows, 32 a step
+
+
 def test_a_schedule_is_followed_and_can_be_replaced() -> None:
     x, y = data()
 
