@@ -24,7 +24,7 @@ import numpy as np
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.gradients import GradientReport, check_gradients
 from adamas.kernels import Plan, arrays, choose
-from adamas.kernels.reference import ieee, sum_of_squares
+from adamas.kernels.reference import clipping, ieee, sum_of_squares
 from adamas.rule import PRESETS, Hyper, Rule, is_number
 from adamas.state import State
 
@@ -351,8 +351,7 @@ class Adam:
         if max_norm is not None:
             with ieee():
                 norm = float(np.sqrt(sum_of_squares(grads)))
-                factor = max_norm / (norm + 1e-6)
-                scale = scale if factor >= 1.0 else factor
+                scale = clipping(norm, max_norm)
         for group in self._groups:
             self._step_group(group, [grads[i] for i in group.members], grad_scale=scale)
         return norm

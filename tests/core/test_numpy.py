@@ -264,6 +264,9 @@ def test_both_dtypes_in_one_optimizer() -> None:
     for a, b in zip(clipped, scaled, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     assert Adam(clipped, lr=0.1).step(grads, max_norm=100.0) == norm
+    grads[0][3] = np.nan  # of one dtype, and a NaN norm makes all gradients NaN, as in torch
+    assert np.isnan(Adam(clipped, lr=0.1).step(grads, max_norm=0.5) or 0.0)
+    assert all(np.isnan(p).all() for p in clipped)
 
 
 def test_clipping_multiplies_the_gradients() -> None:

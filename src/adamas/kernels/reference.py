@@ -90,9 +90,7 @@ class Plan:
         with ieee():
             if max_norm is not None:
                 norm = abs(grad_scale) * math.sqrt(sum_of_squares(grads))
-                factor = max_norm / (norm + 1e-6)
-                if not factor >= 1.0:  # a NaN norm makes every gradient NaN, as in torch
-                    grad_scale *= factor
+                grad_scale *= clipping(norm, max_norm)
             hypers = [Hyper(*line) for line in table.tolist()]
             numbers: dict[tuple[int, int], Scalars] = {}
             for i, grad in active:
@@ -117,6 +115,15 @@ class Plan:
             p[part] = new
             for slot, moment in zip(slots, moments, strict=True):
                 slot[part] = NATIVE.encode(moment, key)
+
+
+def clipping(norm: float, max_norm: float) -> float:
+    """What torch.nn.utils.clip_grad_norm_ multiplies gradients of this norm by. A NaN makes all of them NaN, as there.
+
+    Call it inside `ieee()`.
+    """
+    factor = max_norm / (norm + 1e-6)
+    return 1.0 if factor >= 1.0 else factor
 
 
 def sum_of_squares(grads: Sequence[np.ndarray | None]) -> float:
