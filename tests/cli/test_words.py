@@ -78,6 +78,7 @@ def test_without_a_part_of_the_extra_the_verb_says_what_to_install(package: str,
     ("words", "message"),
     [
         (["trian", "digits"], "no verb 'trian': did you mean train?"),
+        (["compare", "digits"], "no verb 'compare': not in this version; use train DATA --against"),
         (["xyzzy"], "the verbs are train, evaluate, predict, doctor"),
         (["train"], "Missing argument 'DATA'"),
         (["train", "digits", "iris"], "unexpected extra argument"),
@@ -117,6 +118,9 @@ def test_wrong_usage_is_one_line_and_status_2(
         (["train", "iris", "--batch-size", "1000"], "batch size 1000 is more than the 90 training rows"),
         (["train", "iris", "--lr", "2000"], "optimizer.learning_rate 2000.0: give less than or equal to 1000"),
         (["train", "iris", "--against", "adam"], "both adam"),
+        (["train", "iris", "--against", "adamw", "--weight-decay", "0"], "adamw with weight_decay 0 is adam"),
+        (["train", "iris", "--against", "sgd", "--lr", "500"], "learning rate 500 is the middle of five, 50 to 5000"),
+        (["train", "iris", "--out", ""], "out is empty: give a name"),
         (["train", "iris", "--name", "a/b"], "name: 'a/b': give letters"),
         (["evaluate", "none", "digits"], "none: no such run; `adamas train` makes one"),
         (["predict", "none", "digits", "-o", "p.csv"], "none: no such run"),
@@ -144,6 +148,8 @@ def test_what_cannot_work_is_one_line_and_status_1(
         ({"x": X[:4], "y": Y[:4]}, "class 0 has 2 rows"),
         ({"x": X}, "holds no y"),
         ({"x": X, "y": np.array([{}] * 20)}, "Python objects (pickled)"),
+        ({"x": X, "y": np.array([b"\xff", b"a"])[Y]}, "y holds bytes that are not UTF-8"),
+        ({"x": X, "y": Y.astype(float)}, "y holds 2 different whole numbers (float64) in 20 rows; say --task"),
     ],
 )
 def test_wrong_rows_are_one_line_and_no_run(
@@ -157,7 +163,57 @@ def test_wrong_rows_are_one_line_and_no_run(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_place_that_cannot_be_written_is_one_line(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, error = refused(capfd, "train", "iris", "--out", "/proc/adamas")  # not even root can write there
     assert status == 1
     assert "cannot write to /proc/adamas" in error
+    (tmp_path / "file").write_text("")
+    status, error = refused(capfd, "train", "iris", "--out", tmp_path / "file")
+    assert status == 1
+    assert "file is a file; give a folder for the runs" in error
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_traceback(closed: str) -> None:
+    command = f"exec '{sys.executable}' -m adamas --help {closed}"
+    shown = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (shown.returncode, shown.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    import resource
+
+    with (tmp_path / "out.txt").open("w") as full:
+        shown = subprocess.run(
+            [sys.executable, "-m", "adamas", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        )
+    assert (shown.returncode, shown.stderr) == (1, "adamas: error: cannot read or write the output: File too large\n")
+
+
+@pytest.mark.parametrize(("name", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_is_not_lost_in_a_destructor(name: str, status: int, word: str) -> None:
+    """Python drops what is raised there; frameworks have destructors and callbacks of the garbage collector."""
+    lose_it = f"""
+import click, signal, sys, time, types
+
+class Lost:
+    def __del__(self):
+        signal.raise_signal(signal.{name})
+
+@click.command()
+def command():
+    Lost()
+    time.sleep(20)
+
+sys.modules["adamas.cli.doctor"] = types.SimpleNamespace(command=command)
+"""
+    began = time.monotonic()
+    shown = adamas("doctor", program=lose_it)
+    assert (shown.returncode, shown.stderr) == (status, f"adamas: {word}\n")
+    assert time.monotonic() - began < 10

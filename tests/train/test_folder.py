@@ -117,8 +117,10 @@ def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot write to"):
+    with pytest.raises(RunError, match="file is a file; give a folder for the runs"):
         RunFolder(tmp_path / "file", "a", "label")
+    with pytest.raises(RunError, match="cannot write to"):
+        RunFolder(tmp_path / "file" / "runs", "a", "label")
 
 
 def test_a_file_that_cannot_grow_leaves_the_old_one_and_no_scraps(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_targets_of_a_regression_go_there_and_back() -> None:
     spec = fit(data, "regression", TRAIN)
     assert abs(float(spec.y(data)[TRAIN].std()) - 1.0) < 1e-6
     np.testing.assert_allclose(spec.restore(spec.y(data)), y, rtol=1e-6)
-    with pytest.raises(DataError, match="y has 1 targets a row; this model was trained on 2"):
+    with pytest.raises(DataError, match="y has 1 target a row; this model was trained on 2"):
         spec.y(Data("e", X, y[:, 0]))
 
 

@@ -202,7 +202,7 @@ def test_the_comparison_is_reported_with_its_caution(compared: tuple[Comparison,
     comparison, _ = compared
     page = (comparison.run.path / "report.md").read_text()
     assert page.startswith("# Adam against SGD on wine\n\n1. ")
-    assert "5. This is tuned equally, one seed; for a verdict use compare." in page
+    assert "5. This is tuned equally, one seed; for a verdict use compare (several seeds, in a later version" in page
     assert len(comparison.verdict) == 5
     assert {p.name for p in (comparison.run.path / "against").iterdir()} == {
         *("model.keras", "best.weights.h5", "last.weights.h5", "optimizer.npz")
@@ -276,6 +276,42 @@ def test_the_program_follows_from_the_number_of_examples(out: Path) -> None:
     enough = -(-XLA_PAYS // 90)
     assert (chosen(enough - 1), chosen(enough)) == ("graph", "xla-loop")
     assert chosen(enough // 6 + 1, against={"name": "sgd"}) == "xla-loop"  # five trials and the full training
+
+
+def test_the_native_op_is_not_built_for_the_program_that_never_calls_it(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adamas.kernels.tensorflow import op
+
+    def build() -> None:
+        raise AssertionError("the op was asked for")
+
+    monkeypatch.setattr(op, "load", build)
+    for name in ("adam", "adamw"):
+        asked = {"optimizer": {"name": name}, "training": {"epochs": 1, "program": "xla-loop"}}
+        assert run({**settings(out, "iris", name=f"xla-{name}"), **asked}).record["complete"]
+    with pytest.raises(AssertionError, match="the op was asked for"):
+        run({**settings(out, "iris", name="native"), "training": {"epochs": 1, "program": "graph"}})
+
+
+def test_data_that_has_changed_since_the_run_is_judged_by_every_row_and_says_so(out: Path, tmp_path: Path) -> None:
+    data, file = load("iris"), str(tmp_path / "rows.npz")
+    np.savez(file, x=data.x, y=data.y)
+    made = run(settings(out, file, name="changing"))
+    assert not evaluate(made, file).changed
+    np.savez(file, x=data.x[:100], y=data.y[:100])
+    found = evaluate(made, file)
+    assert (found.part, found.changed, found.score.rows) == ("all", True, 100)
+    with pytest.raises(ArgumentError, match="has changed since this run; leave it out"):
+        evaluate(made, file, "test")
+
+
+def test_numbers_are_short_whatever_their_size() -> None:
+    from adamas.train.runs.report import number
+
+    shown = {0.97531: "0.9753", 12345.6: "12346", 1.049e37: "1.049e+37", -2.5e-9: "-2.5e-09"}
+    assert {value: number(value) for value in shown} == shown
+    assert number(0.9753, "val_accuracy") == "97.5%"
 
 
 def test_the_two_doors_name_each_other(out: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import difflib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
@@ -51,6 +54,8 @@ class Verbs(click.Group):
         if words and words[0] not in VERBS and not words[0].startswith("-"):
             near = difflib.get_close_matches(words[0], VERBS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
+            if words[0] == "compare":  # named in every report of a comparison
+                hint = "not in this version; use train DATA --against OPTIMIZER with several --seed"
             context.fail(f"no verb {words[0]!r}: {hint}")
         return super().resolve_command(context, words)
 
@@ -69,7 +74,12 @@ def verbs(context: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command; its exit status. Nothing that a user can cause ends in a traceback."""
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
+    with _signals():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         result = verbs.main(args=list(arguments), prog_name="adamas", standalone_mode=False)
         sys.stdout.flush()
@@ -95,11 +105,61 @@ def run(arguments: Sequence[str]) -> int:
         print(f"adamas: {message}", file=sys.stderr)
         return 143 if terminated else 130
     except BrokenPipeError:
-        # Whoever read our output has left (`| head`): there is nobody to tell. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # whoever read it has left (`| head`): there is nobody to tell
         return 1
+    except OSError as error:
+        _discard_output()
+        place = error.filename or "the output"
+        return _say(f"cannot read or write {place}: {error.strerror or _one_line(str(error))}", 1)
+
+
+def _open_streams() -> None:
+    """Puts /dev/null where a stream was closed (`>&-`), or the next file opened would become standard output."""
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+
+
+def _discard_output() -> None:
+    """Sends what is still to be written to /dev/null: Python would complain about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Lets SIGTERM end a job as Ctrl-C does, and neither of them be lost.
+
+    An exception that is raised while Python runs a destructor or a callback of the garbage collector goes no further
+    than `sys.unraisablehook`. A signal that ended there is sent again a moment later.
+    """
+    terminate, hook = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+            threading.Timer(0.05, _send, (number,)).start()
+        else:
+            hook(lost)
+
+    sys.unraisablehook = unraisable
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _send(number: signal.Signals) -> None:
+    """Sends a signal to the main thread, which also ends a wait of it where the system can do that."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def _say(message: str, status: int) -> int:

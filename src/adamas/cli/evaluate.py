@@ -30,9 +30,8 @@ def command(run: str, data: str, part: str, machine: bool) -> None:
     found = evaluate(opened, data, part)  # type: ignore[arg-type]  # `Name` let only parts through
     numbers = found.score.numbers
     if machine:
-        click.echo(
-            json.dumps({"run": str(opened.path), "data": data, "part": found.part, "rows": found.score.rows, **numbers})
-        )
+        about = {"part": found.part, "seen": found.seen, "changed": found.changed, "rows": found.score.rows}
+        click.echo(json.dumps({"run": str(opened.path), "data": data, **about, **numbers}))
         return
     which = "rows" if found.part == "all" else f"{found.part} rows"
     click.echo(f"{data}: {found.score.rows:,} {which}")
@@ -40,5 +39,7 @@ def command(run: str, data: str, part: str, machine: bool) -> None:
     for name, value in numbers.items():
         click.echo(f"  {name:<{width}}  {number(value, name)}")
     if found.seen:
-        click.echo("The model was trained or chosen with some of these rows: on new rows it will do worse.")
+        click.echo("The model was trained or chosen with some of these rows: expect worse on new ones.")
+    if found.changed:
+        click.echo("The data has changed since the run: the model may have been trained with some of these rows.")
     next_steps(quoted("adamas", "predict", run, data, "-o", "predictions.csv"))

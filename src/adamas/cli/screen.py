@@ -40,10 +40,17 @@ def screen(machine: bool) -> Iterator[Output]:
         yield JsonLines()
     elif sys.stdout.isatty():
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn
+        from rich.text import Text
 
-        console = Console(highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        class Count(MofNCompleteColumn):
+            """5/30; nothing where nobody knows of how many."""
+
+            def render(self, task: Task) -> Text:
+                return Text() if task.total is None else super().render(task)
+
+        console = Console(highlight=False, emoji=False)
+        columns = (TextColumn("{task.description}"), BarColumn(24), Count(), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             yield Lines(progress)
     else:
@@ -65,13 +72,13 @@ class Lines(Output):
         self._start("starting TensorFlow", None)
 
     def model(self, parameters: int, program: str, threads: int) -> None:
-        threads_text = "1 thread" if threads == 1 else f"{threads} threads"
-        self._say("", f"{report.network(self._prepared, parameters)}; {program}, {threads_text}")
+        self._say("", f"{report.network(self._prepared, parameters)}; {program}, {report.plural(threads, 'thread')}")
 
     def tuning(self, optimizer: str, rates: int, epochs: int) -> None:
         self._trials, self._rates = [], rates
         name = models.NAMES[optimizer]
-        self._say(f"\n[bold]{name}[/]", f": {rates} learning rates, {epochs} epochs each, on the validation rows")
+        what = f"{report.plural(rates, 'learning rate')}, {report.plural(epochs, 'epoch')} each"
+        self._say(f"\n[bold]{name}[/]", f": {what}, on the validation rows")
         self._start(f"tuning {name}", rates * epochs)
 
     def tried(self, trial: Trial) -> None:
@@ -119,7 +126,7 @@ class Lines(Output):
         self._where(comparison.run)
 
     def _where(self, run: Run) -> None:
-        self._say("\n[bold]Run[/]", f": {run.path}")
+        self._say("\n[bold]Run[/]", f": {run.path}", whole=True)
 
     def _start(self, what: str, total: int | None) -> None:
         if self._progress is not None:
@@ -131,15 +138,18 @@ class Lines(Output):
             self._progress.remove_task(self._bar)
             self._bar = None
 
-    def _say(self, marked: str, plain: str = "", after: str = "") -> None:
-        """One line: `marked` and `after` hold our own markup, `plain` may hold anything."""
+    def _say(self, marked: str, plain: str = "", after: str = "", *, whole: bool = False) -> None:
+        """One line: `marked` and `after` hold our own markup, `plain` may hold anything.
+
+        A terminal that is too narrow gets it in several, broken between words unless it is to be copied `whole`.
+        """
         from rich.markup import escape
         from rich.text import Text
 
         if self._progress is not None:
-            self._progress.console.print(marked + escape(plain) + after)
+            self._progress.console.print(marked + escape(plain) + after, soft_wrap=whole)
         else:
-            click.echo(Text.from_markup(marked + escape(plain) + after).plain)
+            click.echo(Text.from_markup(marked + escape(plain) + after, emoji=False).plain)
 
 
 class JsonLines(Output):

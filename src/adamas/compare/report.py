@@ -8,30 +8,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adamas.compare.paired import LEVEL, Paired
-from adamas.train.runs.report import nothing_learned, number, score_table, table
+from adamas.train.runs.report import nothing_learned, number, plural, score_table, table
 from adamas.train.runs.report import page as train_page
 from adamas.train.runs.resolve import Prepared
 
 if TYPE_CHECKING:
     from adamas.compare.pair import Side
 
-CAUTION = "tuned equally, one seed; for a verdict use compare"
+# `adamas compare` is not in this version, so the line also says what to do without it.
+CAUTION = (
+    "This is tuned equally, one seed; for a verdict use compare "
+    "(several seeds, in a later version; until then repeat with other --seed)."
+)
 
 
 def verdict(prepared: Prepared, sides: tuple[Side, Side], chance: Paired, base: dict[str, float]) -> list[str]:
     """Five lines: who won or that nobody did, how sure, how they were tuned, what no learning gives, the caution."""
     first, second = sides
-    epochs = prepared.config.tuning.epochs
+    epochs = prepared.config.tuning.epochs or prepared.epochs
     edges = [s.name for s in sides if s.at_edge]
     edge = f"; {' and '.join(edges)}'s best rate is at the edge of those tried" if edges else ""
     return [
         _headline(sides, chance),
         _row_by_row(prepared, sides, chance),
-        f"Same initial weights, same order of examples; best of {len(first.trials)} learning rates each, {epochs} "
-        f"epochs each, on the validation rows: {_took(first)}, {_took(second)}{edge}.",
+        f"Same initial weights, same order of examples; best of {len(first.trials)} learning rates each, "
+        f"{plural(epochs, 'epoch')} each, on the validation rows: {_took(first)}, {_took(second)}{edge}.",
         f"Lowest validation loss: {_reached(first)}, {_reached(second)}; without learning "
         f"({nothing_learned(prepared)}) test {_judged(base)}.",
-        f"This is {CAUTION}.",
+        CAUTION,
     ]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from adamas.errors import DataError, RunError
 from adamas.train.choices import Task
-from adamas.train.data.sources import Data, labels
+from adamas.train.data.sources import Data, kind_of, labels
 
 CHUNK = 8192  # rows converted at a time: float64 arithmetic without a float64 copy of everything
 
@@ -103,10 +103,11 @@ class Preprocess:
         """
         y = data.require_y(purpose)
         if y.dtype.kind not in "biuf":
-            raise DataError(f"{data.name}: y holds {y.dtype}; this model was trained on numbers")
+            raise DataError(f"{data.name}: y holds {kind_of(y)}; this model was trained on numbers")
         y = y.astype(np.float64).reshape(len(y), -1)
         if y.shape[1] != self.outputs:
-            raise DataError(f"{data.name}: y has {y.shape[1]} targets a row; this model was trained on {self.outputs}")
+            targets = "1 target" if y.shape[1] == 1 else f"{y.shape[1]} targets"
+            raise DataError(f"{data.name}: y has {targets} a row; this model was trained on {self.outputs}")
         return y
 
     def restore(self, outputs: np.ndarray) -> np.ndarray:
@@ -119,9 +120,9 @@ class Preprocess:
         wrong_kind = (classes.dtype.kind == "U") != (y.dtype.kind in "US")
         if y.ndim != 1 or wrong_kind:
             held = "labels " + ", ".join(map(repr, self.classes[:5])) + (", ..." if len(self.classes) > 5 else "")
-            raise DataError(f"{name}: y holds {y.dtype}, shape {y.shape}; this model was trained on {held}")
+            raise DataError(f"{name}: y holds {kind_of(y)}, shape {y.shape}; this model was trained on {held}")
         if y.dtype.kind == "S":
-            y = labels(y)
+            y = labels(y, name)
         places = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
         unseen = np.flatnonzero(classes[places] != y)
         if len(unseen):
@@ -196,10 +197,11 @@ def fit(data: Data, task: Task, train: np.ndarray, *, standardise: bool = True) 
     shape, columns = data.x.shape[1:], data.columns
     common: dict[str, Any] = {"shape": shape, "mean": mean, "std": std, "task": task, "columns": columns}
     if task == "classification":
-        return Preprocess(**common, classes=tuple(np.unique(labels(y)).tolist()))
+        return Preprocess(**common, classes=tuple(np.unique(labels(y, data.name)).tolist()))
     target_mean, target_std = _statistics(y.reshape(len(y), -1)[train])
     if 0.0 in target_std:
-        raise DataError(f"{data.name}: y is constant in the training rows; there is nothing to learn")
+        column = "" if y.ndim == 1 else f" in column {target_std.index(0.0)}"
+        raise DataError(f"{data.name}: y{column} is constant in the training rows; there is nothing to learn")
     return Preprocess(**common, target_mean=target_mean, target_std=target_std, targets=data.targets)
 
 

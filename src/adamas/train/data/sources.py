@@ -71,22 +71,23 @@ def load(source: str) -> Data:
         return _npz(source)
     if Path(source).suffix or "/" in source:
         raise DataError(f"{source}: the name does not end in .npz; give a .npz file with x and y (numpy.savez)")
-    near = difflib.get_close_matches(source, BUILT_IN, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(source, BUILT_IN, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ArgumentError(f"no data set {source!r}: {hint}give one of {', '.join(BUILT_IN)}, or a .npz file")
 
 
 def decide_task(data: Data, asked: AskedTask) -> Task:
-    """Classification for labels (integers, strings, booleans), regression for numbers with a fraction, unless asked.
+    """Classification for labels (integers, strings, booleans), regression for floating-point numbers, unless asked.
 
     Raises:
-        DataError: y cannot serve the task, or whole numbers look like measurements and nothing was asked.
+        DataError: y cannot serve the task; or nothing was asked, and integers look like measurements because they are
+            many, or floating-point numbers look like labels because they are few and whole.
     """
     y = data.require_y("training")
     kind = y.dtype.kind
     if asked == "regression":
         if kind not in "iuf":
-            raise DataError(f"{data.name}: y holds {y.dtype}; regression needs numbers")
+            raise DataError(f"{data.name}: y holds {kind_of(y)}; regression needs numbers")
         return "regression"
     if y.ndim == 2:
         if asked == "classification":
@@ -97,23 +98,43 @@ def decide_task(data: Data, asked: AskedTask) -> Task:
             row = int(np.argmax(y != np.floor(y)))
             raise DataError(f"{data.name}: y in row {row} is {y[row]}, not a label; leave out --task classification")
         return "classification"
-    if kind == "f":
-        return "regression"
-    if kind in "iu" and len(np.unique(y)) > max(20, len(y) // 4):
+    if kind not in "iuf":
+        return "classification"
+    by_kind: Task = "regression" if kind == "f" else "classification"
+    different = len(np.unique(y))
+    whole, few = kind != "f" or bool(np.all(y == np.floor(y))), different <= max(20, len(y) // 4)
+    by_values: Task = "classification" if whole and few else "regression"
+    if by_kind != by_values:
         raise DataError(
-            f"{data.name}: y holds {len(np.unique(y))} different whole numbers in {len(y)} rows; "
+            f"{data.name}: y holds {different} different whole numbers ({y.dtype}) in {len(y)} rows; "
             "say --task regression or --task classification"
         )
-    return "classification"
+    return by_kind
 
 
-def labels(y: np.ndarray) -> np.ndarray:
-    """y as labels: whole numbers in a float array become integers, bytes become strings."""
-    if y.dtype.kind == "f":
+def labels(y: np.ndarray, name: str) -> np.ndarray:
+    """y as labels: whole numbers become int64, bytes become strings.
+
+    Raises:
+        DataError: a number is too large for int64, or bytes are not UTF-8; names the row.
+    """
+    if y.dtype.kind in "uf":
+        large = y >= 2**63 if y.dtype.kind == "u" else np.abs(y.astype(np.float64)) >= 2.0**63
+        if large.any():
+            row = int(np.argmax(large))
+            raise DataError(f"{name}: y in row {row} is {y[row]}, too large for a label (below 2^63)")
         return y.astype(np.int64)
     if y.dtype.kind == "S":
-        return np.char.decode(y, "utf-8")
+        try:
+            return np.char.decode(y, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}: y holds bytes that are not UTF-8 text; save strings, or UTF-8") from error
     return y
+
+
+def kind_of(y: np.ndarray) -> str:
+    """What an array holds, in a word that a reader knows."""
+    return "strings" if y.dtype.kind in "US" else str(y.dtype)
 
 
 def check_enough(data: Data, task: Task) -> None:
@@ -122,7 +143,7 @@ def check_enough(data: Data, task: Task) -> None:
         if len(data) < 10:
             raise DataError(f"{data.name} has {len(data)} rows; training, validation and test need at least 10")
         return
-    classes, counts = np.unique(labels(data.require_y("training")), return_counts=True)
+    classes, counts = np.unique(labels(data.require_y("training"), data.name), return_counts=True)
     if len(classes) < 2:
         raise DataError(f"{data.name}: every row has the label {classes[0]}; classification needs at least two classes")
     if counts.min() < 3:
@@ -160,7 +181,9 @@ def _npz(source: str) -> Data:
             raise DataError(f"{source} is empty (0 bytes)")
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                raise DataError(f"{source} is not a .npz file; write it with numpy.savez(path, x=x, y=y)")
+                file.seek(0)
+                fault = "is cut short" if file.read(4) == b"PK\x03\x04" else "is not a .npz file"
+                raise DataError(f"{source} {fault}; write it with numpy.savez(path, x=x, y=y)")
         with np.load(path, allow_pickle=False) as archive:
             if "x" not in archive:
                 held = ", ".join(sorted(archive)[:8]) or "nothing"

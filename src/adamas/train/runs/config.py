@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from adamas.errors import ArgumentError
 from adamas.train.choices import AskedTask, Init, OptimizerName, Program
 
-Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+LARGEST_RATE = 1000
+Rate = Annotated[float, Field(gt=0, le=LARGEST_RATE, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
@@ -107,12 +108,9 @@ class Config(Section):
     def _two_sides(self) -> Config:
         if self.against is not None and self.against.name == self.optimizer.name:
             raise ValueError(f"against and optimizer are both {self.optimizer.name}; compare two different optimizers")
-        if (
-            self.optimizer.name == "adamw"
-            and self.optimizer.weight_decay == 0
-            and "weight_decay" in (self.optimizer.model_fields_set)
-        ):
-            raise ValueError("adamw with weight_decay 0 is adam; give a weight_decay above 0, or take adam")
+        for side in filter(None, (self.optimizer, self.against)):
+            if side.name == "adamw" and side.weight_decay == 0 and "weight_decay" in side.model_fields_set:
+                raise ValueError("adamw with weight_decay 0 is adam; give a weight_decay above 0, or take adam")
         return self
 
     @classmethod
@@ -158,6 +156,8 @@ def _explain(error: Any) -> str:
     given = error.get("input")
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] == "string_too_short":
+        return f"{key} is empty: give a name"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if error["type"] == "value_error":
         return message if not key else f"{key}: {message}"

@@ -41,6 +41,8 @@ class RunFolder:
     def __init__(self, out: str | Path, name: str | None, label: str) -> None:
         self.out = Path(out)
         self._began = time.time()
+        if self.out.exists() and not self.out.is_dir():
+            raise RunError(f"{self.out} is a file; give a folder for the runs")
         with _writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             self.name = self._claim(name, label)

@@ -25,10 +25,10 @@ FILES = {
 
 
 def number(value: float, name: str = "") -> str:
-    """A measured number as a reader wants it: 97.5% for accuracy, else four digits."""
+    """A measured number as a reader wants it: 97.5% for accuracy, else four digits, or all before the point."""
     if name.endswith("accuracy"):
         return f"{100 * value:.1f}%"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -40,9 +40,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def sizes(prepared: Prepared) -> str:
     """The data in one line."""
     spec, split = prepared.spec, prepared.split
-    what = f"{spec.outputs} classes" if spec.task == "classification" else _plural(spec.outputs, "target")
+    what = f"{spec.outputs} classes" if spec.task == "classification" else plural(spec.outputs, "target")
     return (
-        f"{len(prepared.data):,} rows, {_plural(spec.inputs, 'column')}, {what}; {len(split.train):,} train, "
+        f"{len(prepared.data):,} rows, {plural(spec.inputs, 'column')}, {what}; {len(split.train):,} train, "
         f"{len(split.validation):,} choose (validation), {len(split.test):,} judge (test)"
     )
 
@@ -82,8 +82,8 @@ def page(
     setup = [
         f"- Data: {config.data}: {sizes(prepared)}; seed {config.seed}.",
         f"- Network: {network(prepared, parameters)}.",
-        f"- Training: {training.epochs} epochs, batch size {training.batch_size}, program {training.program}, "
-        f"{training.threads} threads.",
+        f"- Training: {plural(prepared.epochs, 'epoch')}, batch size {training.batch_size}, program "
+        f"{training.program}, {plural(training.threads or 1, 'thread')}.",
     ]
     if prepared.task == "regression":
         setup.append("- Losses are of standardised targets; test numbers are in the units of the data.")
@@ -116,7 +116,8 @@ def _headline(numbers: dict[str, float]) -> str:
     return f"RMSE {number(numbers['rmse'])}, MAE {number(numbers['mae'])}, R2 {numbers['r2']:.3f}"
 
 
-def _plural(n: int, word: str) -> str:
+def plural(n: int, word: str) -> str:
+    """A count with its noun."""
     return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
 
 

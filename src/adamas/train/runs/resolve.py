@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +13,8 @@ from adamas.train.data import preprocess
 from adamas.train.data.preprocess import Preprocess
 from adamas.train.data.sources import Data, check_enough, decide_task, labels, load
 from adamas.train.data.split import Split, split
-from adamas.train.runs.config import Config, Optimizer
+from adamas.train.runs.config import LARGEST_RATE, Config, Optimizer
+from adamas.train.runs.environment import usable_cores
 
 DEFAULT_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 # The middle of the five rates tried: a factor of ten to each side holds the best rate of every built-in set.
@@ -67,24 +67,26 @@ def prepare(config: Config) -> Prepared:
     task = decide_task(data, config.task)
     check_enough(data, task)
     y = data.require_y("training")
-    groups = labels(y) if task == "classification" else None
+    groups = labels(y, data.name) if task == "classification" else None
     parts = split(len(data), groups, validation=config.split.validation, test=config.split.test, seed=config.seed)
     spec = preprocess.fit(data, task, parts.train, standardise=config.preprocess.standardise)
     resolved = _resolve(config, task, spec, len(parts.train))
     return Prepared(resolved, data, task, parts, spec, spec.x(data), spec.y(data))
 
 
-def usable_threads() -> int:
-    """CPU cores that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows have no such call
-        return os.cpu_count() or 1
-
-
 def five_rates(middle: float) -> tuple[float, ...]:
-    """Five learning rates, each 3 or 3.3 times the one before: middle / 10 to middle x 10."""
-    return tuple(float(f"{middle * factor:.3g}") for factor in (0.1, 1 / 3, 1.0, 10 / 3, 10.0))
+    """Five learning rates, each 3 or 3.3 times the one before: middle / 10 to middle x 10.
+
+    Raises:
+        ArgumentError: one of them is outside what a learning rate may be.
+    """
+    rates = tuple(float(f"{middle * factor:.3g}") for factor in (0.1, 1 / 3, 1.0, 10 / 3, 10.0))
+    if not (rates[0] > 0 and rates[-1] <= LARGEST_RATE):
+        raise ArgumentError(
+            f"learning rate {middle:g} is the middle of five, {rates[0]:g} to {rates[-1]:g}; give one with all five "
+            f"above 0 and at most {LARGEST_RATE}"
+        )
+    return rates
 
 
 def _resolve(config: Config, task: Task, spec: Preprocess, rows: int) -> Config:
@@ -94,7 +96,7 @@ def _resolve(config: Config, task: Task, spec: Preprocess, rows: int) -> Config:
     if batch_size > rows:
         raise ArgumentError(f"batch size {batch_size} is more than the {rows} training rows of {config.data}")
     training = training.model_copy(
-        update={"batch_size": batch_size, "epochs": epochs, "threads": training.threads or usable_threads()}
+        update={"batch_size": batch_size, "epochs": epochs, "threads": training.threads or usable_cores()}
     )
     if model.hidden is None:
         width = _width(spec.inputs, rows)

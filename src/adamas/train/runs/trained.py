@@ -30,11 +30,13 @@ class Evaluation:
 
     part     which of them: "test" by itself where the rows are those of the run, else "all"
     seen     whether any of them took part in training or in choosing the weights
+    changed  whether the data has the name of the run's data and other values, so that nobody knows which were seen
     score    the numbers
     """
 
     part: Part
     seen: bool
+    changed: bool
     score: score.Score
 
 
@@ -125,18 +127,19 @@ def evaluate(run: Run | str | Path, data: Data | str, part: AskedPart = "auto") 
     """
     run = run if isinstance(run, Run) else Run.open(run)
     data = load(data) if isinstance(data, str) else data
+    x = run.preprocess.x(data)  # checks before TensorFlow starts: first the rows, then the answers
     truth = (
         run.preprocess.y(data, "evaluating")
         if run.preprocess.task == "classification"
         else run.preprocess.numbers(data, "evaluating")
     )
     own = data.fingerprint == run.record["fingerprint"]
+    changed = not own and data.name == run.record["data"]
     if not own and part not in ("auto", "all"):
-        raise ArgumentError(
-            f"--part {part}: {data.name} is not the data of this run ({run.record['data']}); leave it out"
-        )
+        fault = "has changed since this run" if changed else f"is not the data of this run ({run.record['data']})"
+        raise ArgumentError(f"--part {part}: {data.name} {fault}; leave it out")
     chosen: Part = ("test" if own else "all") if part == "auto" else part
-    outputs = run.outputs(data)
+    outputs = forward(run.model, x)
     if chosen != "all":
         rows = run.rows(chosen)
         outputs, truth = outputs[rows], truth[rows]
@@ -144,7 +147,7 @@ def evaluate(run: Run | str | Path, data: Data | str, part: AskedPart = "auto") 
         result = score.classification(outputs, truth)
     else:
         result = score.regression(run.preprocess.restore(outputs), truth, run.preprocess)
-    return Evaluation(chosen, own and chosen != "test", result)
+    return Evaluation(chosen, own and chosen != "test", changed, result)
 
 
 def predict(run: Run | str | Path, data: Data | str) -> Predictions:
