@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -97,13 +98,15 @@ class Struck(Exception):
 
 @contextmanager
 def alarm(handler: Callable[[], None]) -> Iterator[None]:
-    """A signal handler of Python's, for `signal.setitimer`."""
+    """A signal handler of Python's, for `signal.setitimer`; never inside a garbage collection, which swallows errors."""
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    gc.disable()
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
 
 
 @pytest.mark.parametrize("mixed", [False, True])
