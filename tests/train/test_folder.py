@@ -135,3 +135,25 @@ def test_a_file_that_cannot_grow_leaves_the_old_one_and_no_scraps(tmp_path: Path
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_name_that_another_process_has_just_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    building = tmp_path / "a.unfinished"
+    building.mkdir()  # its run.json is not written yet
+    with pytest.raises(RunError, match=r"a\.unfinished has just been made by another process"):
+        RunFolder(tmp_path, "a", "label")
+    assert building.exists()
+    long_ago = building.stat().st_mtime - 60
+    os.utime(building, (long_ago, long_ago))  # so whoever made it is gone
+    assert made(tmp_path) == tmp_path / "a"
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # somebody comes between the question and the making
+    building.mkdir()
+    with pytest.raises(RunError, match="has just been made"):
+        RunFolder(tmp_path, "a", "label")
+
+
+def test_names_by_time_differ_when_runs_begin_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda *arguments: "now")
+    paths = [made(tmp_path, None) for _ in range(3)]
+    assert [path.name for path in paths] == ["now-label", "now-label-2", "now-label-3"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", *(path.name for path in paths)]

@@ -114,16 +114,19 @@ class RunFolder:
         for number in range(1, 1000):
             candidate = stem if number == 1 else f"{stem}-{number}"
             final, building = self.out / candidate, self.out / (candidate + UNFINISHED)
-            if name and final.exists():
-                raise RunError(f"{final} exists; choose another --name, or remove it")
             if name and building.exists():
                 _remove_dead(building)
-            if not final.exists():
-                try:
-                    building.mkdir()
-                except FileExistsError:
-                    continue
+            try:
+                building.mkdir()
+            except FileExistsError:
+                if name:
+                    raise RunError(f"{building} has just been made by another process; choose another --name") from None
+                continue
+            if not final.exists():  # asked only now: a run may have been finished a moment ago
                 return candidate
+            building.rmdir()
+            if name:
+                raise RunError(f"{final} exists; choose another --name, or remove it")
         raise RunError(f"{self.out} holds a thousand runs named {stem}; choose another --name")
 
 
@@ -211,6 +214,8 @@ def _remove_dead(building: Path) -> None:
     except (OSError, ValueError):
         record = {}
     process = record.get("process")
+    if not record and time.time() - building.stat().st_mtime < 10:
+        raise RunError(f"{building} has just been made by another process; choose another --name, or wait")
     if record.get("status") == "running" and record.get("host") == socket.gethostname() and _alive(process):
         raise RunError(f"{building} is being made by process {process}; choose another --name, or wait")
     shutil.rmtree(building)
