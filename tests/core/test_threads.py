@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from support.stepping import same_bits
 
+import adamas
 from adamas.numpy import Adam
 
 FORK = """
@@ -98,7 +99,7 @@ class Struck(Exception):
 
 @contextmanager
 def alarm(handler: Callable[[], None]) -> Iterator[None]:
-    """A signal handler of Python's, for `signal.setitimer`; never inside a garbage collection, which swallows errors."""
+    """A signal handler of Python's, for `signal.setitimer`; never inside a garbage collection, which swallows it."""
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
     gc.disable()
     try:
@@ -180,6 +181,24 @@ def test_the_interpreter_lock_is_released() -> None:
         sys.setswitchinterval(before)
         thread.join()
     assert during > 0
+
+
+@pytest.mark.parametrize(("threads", "size"), [(2, 1_000_000), (3, 60_000)])
+def test_the_other_threads_work_too(threads: int, size: int) -> None:
+    """More chunks than threads wake all of them, and fewer wake as many: processor time is used beside the caller's."""
+    optimizer, gradient = Adam([np.ones(size)]), np.ones(size)
+    adamas.set_threads(threads)
+    try:
+        own, all_of_them = time.thread_time(), time.process_time()
+        beside = 0.0
+        for _ in range(5000):  # the machine may be too busy to run another thread during any one step
+            optimizer.step([gradient])
+            beside = (time.process_time() - all_of_them) - (time.thread_time() - own)
+            if beside > 0.02:
+                break
+    finally:
+        adamas.set_threads(None)
+    assert beside > 0.02
 
 
 def test_two_optimizers_in_two_threads() -> None:
