@@ -192,10 +192,32 @@ def test_the_full_training_repeats_the_best_trial_to_the_bit(compared: tuple[Com
         assert [e.val_loss for e in of_it if e.phase == "tune"] == [e.val_loss for e in of_it if e.phase == "train"]
 
 
-def test_both_sides_start_from_the_same_weights(out: Path) -> None:
+def test_every_training_of_both_sides_starts_alike(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same initial weights, examples, order and batches; an empty optimizer; on no test row."""
+    from adamas.train.runs import trainer
+
+    begun: list[tuple[list[np.ndarray], ...]] = []
+    orders: list[tuple[Any, ...]] = []
+
+    def fit(model: keras.Model, x: np.ndarray, y: np.ndarray, **how: Any) -> Any:
+        moments = [np.array(v) for v in model.optimizer.variables if v.path.rpartition("/")[2] != "learning_rate"]
+        assert not any(np.any(value) for value in moments)
+        begun.append((model.get_weights(), [x, y], list(how["validation_data"])))
+        orders.append((how["seed"], how["batch_size"], how["epochs"], how["program"], "shuffle" in how))
+        return real(model, x, y, **how)
+
+    real = trainer.fit
+    monkeypatch.setattr(trainer, "fit", fit)
+    against(settings(out, "wine", name="alike", against={"name": "sgd"}))
+    assert len(begun) == 12
+    assert len(set(orders)) == 1
+    for one in begun[1:]:
+        for first, other in zip(begun[0], one, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
     prepared = prepare(Config.parse(settings(out, "wine", against={"name": "sgd"})))
-    first, second = models.build(prepared).get_weights(), models.build(prepared).get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(begun[0][0], models.build(prepared).get_weights(), strict=True))
+    assert np.array_equal(begun[0][1][0], prepared.x[prepared.split.train])
+    assert np.array_equal(begun[0][2][0], prepared.x[prepared.split.validation])
 
 
 def test_the_comparison_is_reported_with_its_caution(compared: tuple[Comparison, Heard]) -> None:
