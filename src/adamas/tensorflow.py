@@ -194,11 +194,12 @@ class Adam(keras.optimizers.Optimizer):
             return
         if any(map(operator.is_, grads, repeat(None))):
             grads, trainable_variables = self._filter_empty_gradients(grads, trainable_variables)
-        self._backend_update_step(grads, trainable_variables, self.learning_rate)
-        for variable in trainable_variables:
-            if variable.constraint is not None:
-                variable.assign(variable.constraint(variable))
-        self._iterations.value.assign_add(1)
+        checks = self._backend_update_step(grads, trainable_variables, self.learning_rate)
+        with tf.control_dependencies(checks):
+            for variable in trainable_variables:
+                if variable.constraint is not None:
+                    variable.assign(variable.constraint(variable))
+            self._iterations.value.assign_add(1)
 
     def minimize(self, loss: Any, var_list: Sequence[Any], tape: Any = None) -> Any:
         """Compute the gradients of a loss and take a step.
@@ -359,10 +360,10 @@ class Adam(keras.optimizers.Optimizer):
 
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
-    ) -> None:
+    ) -> list[Any]:
         # Keras counts the steps it applied, not the calls, while it accumulates gradients.
         iterations = tf.cast(self.iterations, tf.int64) if self.gradient_accumulation_steps else self._iterations.value
-        self._ready().step(
+        return self._ready().step(
             trainable_variables, grads, _rate(learning_rate), iterations, self._numbers(), self._make_batch
         )
 

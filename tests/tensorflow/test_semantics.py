@@ -142,6 +142,20 @@ def test_one_optimizer_from_many_threads() -> None:
     assert (moment == alone.slots[0][0]).all()
 
 
+def test_a_reader_sees_whole_steps() -> None:
+    """The variable is locked while it is written: all elements of what another thread reads have taken equal steps."""
+    variable, optimizer, gradient = tf.Variable(tf.zeros(1 << 20)), Adam(), tf.ones(1 << 20)
+    optimizer.build([variable])
+    thread = threading.Thread(target=lambda: [optimizer.apply([gradient], [variable]) for _ in range(100)])
+    thread.start()
+    seen = set()
+    while thread.is_alive():
+        read = variable.numpy()
+        assert read.min() == read.max()
+        seen.add(float(read[0]))
+    assert len(seen) > 1
+
+
 def test_learning_rate_changes_without_a_new_trace(rng: np.random.Generator) -> None:
     (start,) = tensors(rng, [(50,)])
     variable, optimizer = tf.Variable(start), Adam(learning_rate=0.1)
@@ -246,6 +260,57 @@ def _wrong() -> list[tuple[str, type[Exception], Any]]:
 def test_wrong_input_is_refused_and_nothing_changes(error: type[AdamasError], call: Any) -> None:
     with pytest.raises(error):
         call()
+
+
+@pytest.mark.parametrize("wrong", [(2,), (4,), (3, 1)])
+def test_a_gradient_that_no_longer_fits(wrong: tuple[int, ...]) -> None:
+    """After the first step nothing but the op looks at the shapes."""
+    variables = [tf.Variable(tf.ones(3)), tf.Variable(tf.ones(5))]
+    optimizer = Adam(learning_rate=0.1)
+    for _ in range(2):
+        optimizer.apply([tf.ones(3), tf.ones(5)], variables)
+    before = [v.numpy() for v in (*variables, *(v.value for v in optimizer.variables))]
+    with pytest.raises(ArrayError, match="shape"):
+        optimizer.apply([tf.ones(wrong), tf.ones(5)], variables)
+    for v, b in zip((*variables, *(v.value for v in optimizer.variables)), before, strict=True):
+        assert np.array_equal(v.numpy(), b)
+
+
+def test_steps_of_as_many_tensors_of_other_sizes(rng: np.random.Generator) -> None:
+    """They share the op's kernel, and so the plans that it keeps; more of them than it keeps."""
+    all_shapes = [[(n,), (5000 - n,)] for n in (1, 7, 40, 300, 2000, 4097, 11, 4999, 12, 13)]
+    starts = [tensors(rng, shapes) for shapes in all_shapes]
+    variables = [[tf.Variable(p) for p in start] for start in starts]
+    pairs = [(Adam(learning_rate=0.01), Reference(start, learning_rate=0.01)) for start in starts]
+    for _ in range(3):
+        for shapes, own, (optimizer, reference) in zip(all_shapes, variables, pairs, strict=True):
+            grads = gradients(rng, shapes)
+            optimizer.apply([tf.constant(g) for g in grads], own)
+            reference.step(grads)
+    for own, (_, reference) in zip(variables, pairs, strict=True):
+        for variable, p in zip(own, reference.params, strict=True):
+            assert same_bits(variable.numpy(), p)
+
+
+@pytest.mark.parametrize("kernel", ["native", "resource"])
+def test_a_gradient_whose_shape_only_the_graph_knows(kernel: Any) -> None:
+    """It is checked before anything is written: the other dtype's variables, the step counter."""
+    single, double = tf.Variable(tf.ones(3)), tf.Variable(tf.ones(3, tf.float64))
+    optimizer = Adam(kernel=kernel)
+    optimizer.build([single, double])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float64)])
+    def run(one: tf.Tensor, two: tf.Tensor) -> None:
+        optimizer.apply([one, two], [single, double])
+
+    for _ in range(5):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
+            run(tf.ones(3), tf.ones(4, tf.float64))
+    assert np.array_equal(single.numpy(), np.ones(3))
+    assert int(optimizer.iterations) == 0
+    run(tf.ones(3), tf.ones(3, tf.float64))
+    assert int(optimizer.iterations) == 1
+    assert single.numpy()[0] < 1
 
 
 def test_a_variable_given_twice() -> None:

@@ -88,13 +88,17 @@ class Stepper:
         iterations: Any,
         hyper: Hyper,
         make_batch: Callable[[Sequence[Any]], Batch],
-    ) -> None:
+    ) -> list[Any]:
         """One step of `variables`, each with its gradient.
 
         Args:
             lr: float32 or float64 scalar tensor or variable.
             iterations: int64 scalar tensor or variable: the steps before this one.
             make_batch: called once for each new list of variables.
+
+        Returns:
+            Tensors that a graph must have computed before it writes anything of this step, the counter included: they
+            check the gradients whose shapes are known only when it runs.
 
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
@@ -112,10 +116,13 @@ class Stepper:
         if simple and self.kind == "native":
             try:
                 self._native.step(batch, grads, lr, iterations, hyper)
-                return
+                return []
             except tf.errors.InvalidArgumentError:
                 pass  # the op checks before it writes; find out below what is wrong, or put it right
-        self._engine(hyper).step(batch, conform(grads, batch.variables), lr, iterations, hyper)
+        dense, checks = conform(grads, batch.variables)
+        with tf.control_dependencies(checks):
+            self._engine(hyper).step(batch, dense, lr, iterations, hyper)
+        return checks
 
     def places(self) -> list[tuple[int, int]]:
         """(slot, parameter) in the order of Keras' files: m and v by turns, then every vmax."""
@@ -147,15 +154,15 @@ class Stepper:
 _NO_DECAY = "cannot decay weights (TensorFlow's ResourceApplyAdam has no weight decay)"
 
 
-def conform(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-    """The gradients as dense tensors of their variables' dtypes.
+def conform(grads: Sequence[Any], variables: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The gradients as dense tensors of their variables' dtypes, and those of them that a graph checks as it runs.
 
     As in Keras, a gradient of another floating dtype is cast and the rows of an IndexedSlices are added up.
 
     Raises:
         ArrayError: a gradient has another shape than its variable, or no floating dtype.
     """
-    dense = []
+    dense, checks = [], []
     for gradient, variable in zip(grads, variables, strict=True):
         dtype, shape = getattr(gradient, "dtype", None), getattr(gradient, "shape", None)
         if dtype is not None and not tf.as_dtype(dtype).is_floating:
@@ -170,8 +177,11 @@ def conform(grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
                 f"the gradient of {variable.name!r} has the shape {tuple(gradient.shape)}, "
                 f"the variable {tuple(variable.shape)}"
             )
+        if not gradient.shape.is_fully_defined():
+            gradient = tf.ensure_shape(gradient, variable.shape)
+            checks.append(gradient)
         dense.append(gradient)
-    return dense
+    return dense, checks
 
 
 def refuse_strategy() -> None:
