@@ -181,9 +181,14 @@ def test_ctrl_c_is_heard_at_once_and_leaves_whole_steps(program: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     timer = threading.Timer(0.6, interrupt)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, x, x, epochs=10**9, **settings)
+    # A process started in the background of a script ignores the signal, and would train for ever here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, x, x, epochs=10**9, **settings)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.perf_counter() - sent[0] < 1.0
     timer.join()
     steps = int(model.optimizer.iterations.value)
