@@ -313,6 +313,15 @@ def test_a_gradient_whose_shape_only_the_graph_knows(kernel: Any) -> None:
     assert single.numpy()[0] < 1
 
 
+def test_variables_in_another_order() -> None:
+    one, two = tf.Variable(tf.zeros(3)), tf.Variable(tf.zeros(3))
+    optimizer = Adam(learning_rate=0.1)
+    optimizer.apply([tf.ones(3), -tf.ones(3)], [one, two])
+    optimizer.apply([-tf.ones(3), tf.ones(3)], [two, one])
+    np.testing.assert_allclose(one, np.full(3, -0.2), rtol=1e-5)
+    assert np.array_equal(one.numpy(), -two.numpy())
+
+
 def test_a_variable_given_twice() -> None:
     variable = tf.Variable(tf.zeros(3))
     with pytest.raises(ArgumentError, match="twice"):

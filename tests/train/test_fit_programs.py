@@ -104,6 +104,10 @@ def test_what_changes_the_step_compiles_anew() -> None:
     assert fresh == [True, False, True, True]
     history = fit(model, x, y, **settings)
     assert list(history.history) == ["loss"]
+    model.optimizer.learning_rate = 0.0
+    absolute = fit(model, x, y, **settings).history["loss"]
+    model.compile(model.optimizer, "mse")  # another loss with the very same optimizer
+    assert fit(model, x, y, **settings).history["loss"] != absolute
 
 
 @pytest.mark.parametrize(("program", "scaled"), [("graph", False), ("xla-loop", False), ("graph", True)])
