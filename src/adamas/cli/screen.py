@@ -95,11 +95,11 @@ class Lines(Output):
 
     def epoch(self, epoch: Epoch) -> None:
         if epoch.phase == "train":
-            width, name = len(str(epoch.epochs)), epoch.metric_name
+            width, name = len(str(epoch.epochs)), epoch.metric_name  # 79 columns with 100 epochs and accuracies
             self._say(
                 "",
-                f"  epoch {epoch.epoch:>{width}}/{epoch.epochs}  loss {epoch.loss:.4f}  {name} {epoch.metric:.4f}  "
-                f"val_loss {epoch.val_loss:.4f}  val_{name} {epoch.val_metric:.4f}",
+                f"epoch {epoch.epoch:>{width}}/{epoch.epochs}  loss {epoch.loss:.4f} {name} {epoch.metric:.4f}  "
+                f"val_loss {epoch.val_loss:.4f} val_{name} {epoch.val_metric:.4f}",
             )
         if self._progress is not None and self._bar is not None:
             self._progress.advance(self._bar)
