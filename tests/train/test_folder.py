@@ -157,3 +157,15 @@ def test_names_by_time_differ_when_runs_begin_together(tmp_path: Path, monkeypat
     paths = [made(tmp_path, None) for _ in range(3)]
     assert [path.name for path in paths] == ["now-label", "now-label-2", "now-label-3"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", *(path.name for path in paths)]
+
+
+def test_a_run_in_the_making_says_so_until_its_last_file(tmp_path: Path) -> None:
+    """Nothing gets to say "failed" when a process is killed: what is on the disk by then must be enough."""
+    with RunFolder(tmp_path, "a", "label") as folder:
+        record = json.loads((folder.path / RECORD).read_text())
+        assert (record["complete"], record["status"], record["process"]) == (False, "running", os.getpid())
+        (tmp_path / "stolen").mkdir()
+        (tmp_path / "stolen" / RECORD).write_bytes((folder.path / RECORD).read_bytes())
+        with pytest.raises(RunError, match=r"stolen is unfinished \(running\)"):
+            open_run(tmp_path / "stolen")
+        folder.finish({})

@@ -256,6 +256,7 @@ def test_every_initialiser_and_optimizer_is_built(out: Path) -> None:
         optimizer = models.build_optimizer(asked, 0.5)
         assert float(optimizer.learning_rate) == 0.5
         assert optimizer.weight_decay == 0.1
+        assert getattr(optimizer, "momentum", None) == (0.9 if name == "sgd" else None)
 
 
 def test_weight_decay_leaves_biases_alone(out: Path) -> None:
