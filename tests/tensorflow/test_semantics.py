@@ -340,6 +340,21 @@ def test_strategy_is_refused() -> None:
         Adam()
 
 
+@pytest.mark.parametrize("kernel", ["native", "xla"])
+def test_decay_may_change_between_steps(kernel: Any) -> None:
+    variable = tf.Variable([1.0], name="weight")
+    optimizer = AdamW(0.1, weight_decay=0.5, epsilon=1e9, kernel=kernel)  # decay alone moves it
+    found = []
+    for change in ("none", "half", "left out"):
+        if change == "half":
+            optimizer.weight_decay = 0.25
+        elif change == "left out":
+            optimizer.exclude_from_weight_decay(var_list=[variable])
+        optimizer.apply([tf.ones(1)], [variable])
+        found.append(float(variable[0]))
+    assert found == pytest.approx([0.95, 0.95 * 0.975, 0.95 * 0.975], rel=1e-6)
+
+
 def test_hyper_parameters_may_change(rng: np.random.Generator) -> None:
     (start,) = tensors(rng, [(9,)])
     variable, optimizer, reference = tf.Variable(start), Adam(), Reference([start])
