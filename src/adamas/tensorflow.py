@@ -154,11 +154,16 @@ class Adam(keras.optimizers.Optimizer):
         variables = list(variables)
         stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
         rule = Rule(eps_mode="keras", amsgrad="raw" if self.amsgrad else "off")
-        stepper = Stepper(rule, self._kernel, [_native(v) for v in stepped], decaying=bool(self.weight_decay))
-        for_xla = self._expects_xla or in_xla()
+        stepper = Stepper(
+            rule,
+            self._kernel,
+            [_native(v) for v in stepped],
+            decaying=bool(self.weight_decay),
+            for_xla=self._expects_xla or in_xla(),
+        )
         with tf.init_scope():
             super().build(variables)
-            stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable, for_xla=for_xla)
+            stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable)
             self._stepper = stepper
             self._index = {self._var_key(v): i for i, v in enumerate(stepped)}
             for i in range(len(stepped)):
@@ -233,8 +238,8 @@ class Adam(keras.optimizers.Optimizer):
         """Say, before the optimizer is built, that most steps will be taken in functions compiled by XLA.
 
         It steps right everywhere in any case. After this the moments are laid out for XLA: a step in a compiled loop is
-        then up to 1.6 times faster and a native step of many small variables about twice slower. An optimizer that is
-        built inside such a function does this by itself.
+        then up to 1.6 times faster and a native step of many small variables about twice slower. The native op is not
+        built before a step is taken outside such a function. An optimizer that is built inside one does this by itself.
         """
         self._expects_xla = True
 

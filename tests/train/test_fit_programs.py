@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -273,3 +275,17 @@ def test_our_optimizer_is_laid_out_for_the_program_and_serves_both() -> None:
     fit(model, x, y, **settings)
     start.restore()
     assert int(model.optimizer.iterations.value) == 0
+
+
+def test_a_program_that_xla_compiles_needs_no_native_op(tmp_path: Path) -> None:
+    script = """
+import adamas.keras, keras, numpy as np
+from adamas.train import fit
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile(adamas.keras.Adam(0.01), "mse")
+fit(model, np.ones((40, 4), "float32"), np.ones((40, 1), "float32"), program="xla-loop", verbose=0)
+assert int(model.optimizer.iterations.value) == 2
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert not list(tmp_path.rglob("*.so"))  # it would take 20 s to build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -32,6 +33,8 @@ class Stepper:
         kernel: "auto", or the engine to use and no other.
         variables: tf.Variables, float32 or float64.
         decaying: whether weight decay is on; TensorFlow's own op has none.
+        for_xla: lay the moments out for functions compiled by XLA, though the native engine can step them too. An
+            engine for steps outside XLA is then chosen when the first one comes: the op may take 20 s to build.
 
     Raises:
         UnsupportedError: a variable cannot be stepped.
@@ -45,6 +48,7 @@ class Stepper:
         variables: Sequence[Any],
         *,
         decaying: bool,
+        for_xla: bool,
     ) -> None:
         for variable in variables:
             _check(variable)
@@ -52,21 +56,41 @@ class Stepper:
         self.variables = list(variables)
         self.shapes = [tuple(variable.shape) for variable in variables]
         self.made: list[Any] = []
+        self._asked, self._decaying, self._for_xla = kernel, decaying, for_xla
         self._forced = kernel != "auto"
-        self.kind, reason = _choose(kernel, variables, decaying)
-        self.kernel = _describe(self.kind, reason)
         self._batches: dict[tuple[int, ...], tuple[Sequence[Any], Batch]] = {}
-        if reason and not self._forced and self.kernel not in _said:
-            _said.add(self.kernel)
-            _log.warning("adamas: kernel %s", self.kernel)
+        if self._forced or not for_xla:
+            _ = self._choice  # what cannot serve is said before anything is made
 
-    def make(self, slot_names: Sequence[str], new_variable: NewVariable, *, for_xla: bool) -> None:
+    @property
+    def kind(self) -> str:
+        """The engine outside functions compiled by XLA: "native", "resource" or "xla"."""
+        return self._choice[0]
+
+    @property
+    def kernel(self) -> str:
+        """The engine, and why it is not the native one."""
+        return self._choice[1]
+
+    @functools.cached_property
+    def _choice(self) -> tuple[str, str]:
+        kind, reason = _choose(self._asked, self.variables, self._decaying)
+        description = _describe(kind, reason)
+        if reason and not self._forced and description not in _said:
+            _said.add(description)
+            _log.warning("adamas: kernel %s", description)
+        return kind, description
+
+    @functools.cached_property
+    def _native(self) -> Native:
+        return Native(self.rule, self.slots)
+
+    def make(self, slot_names: Sequence[str], new_variable: NewVariable) -> None:
         """Make the variables for the moments.
 
         Args:
             slot_names: what the rule's slots are called in them.
             new_variable: makes one.
-            for_xla: lay them out for functions compiled by XLA, though the native engine can step them too.
         """
 
         def new(shape: tuple[int, ...], dtype: str, name: str) -> Any:
@@ -74,9 +98,7 @@ class Stepper:
             return self.made[-1]
 
         self.slots: Slots
-        self.slots = (Arena if self.kind == "native" and not for_xla else Separate)(slot_names, self.variables, new)
-        if self.kind == "native":
-            self._native = Native(self.rule, self.slots)
+        self.slots = (Separate if self._for_xla or self.kind != "native" else Arena)(slot_names, self.variables, new)
         self._resource = Resource(self.rule, self.slots)
         self._expression = Expression(self.rule, self.slots)
 
@@ -140,7 +162,7 @@ class Stepper:
         self._batches.clear()
 
     def _engine(self, hyper: Hyper) -> Any:
-        if self.kind == "xla" or in_xla():
+        if in_xla() or self.kind == "xla":
             return self._expression
         if self.kind == "native":
             return self._native

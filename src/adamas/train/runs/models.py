@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -55,10 +55,8 @@ def loss_and_metrics(prepared: Prepared) -> tuple[keras.losses.Loss, list[keras.
     return keras.losses.MeanSquaredError(), [keras.metrics.MeanAbsoluteError(name="mae")]
 
 
-def build_optimizer(
-    settings: Optimizer, learning_rate: float, kernel: Literal["auto", "xla"] = "auto"
-) -> keras.optimizers.Optimizer:
-    """The optimizer that the settings name; decay leaves out biases. `kernel` is that of `adamas.keras`."""
+def build_optimizer(settings: Optimizer, learning_rate: float) -> keras.optimizers.Optimizer:
+    """The optimizer that the settings name; decay leaves out biases."""
     import keras
 
     from adamas.keras import Adam, AdamW
@@ -66,9 +64,9 @@ def build_optimizer(
     decay = settings.weight_decay
     optimizer: keras.optimizers.Optimizer
     if settings.name == "adamw":
-        optimizer = AdamW(learning_rate, weight_decay=decay, kernel=kernel)
+        optimizer = AdamW(learning_rate, weight_decay=decay)
     elif settings.name == "adam":
-        optimizer = Adam(learning_rate, weight_decay=decay or None, kernel=kernel)
+        optimizer = Adam(learning_rate, weight_decay=decay or None)
     else:
         optimizer = keras.optimizers.SGD(learning_rate, momentum=MOMENTUM, weight_decay=decay or None)
     if decay:

@@ -12,6 +12,7 @@ import numpy as np
 from adamas.errors import DataError
 from adamas.train.loop.choose import choose_program
 from adamas.train.loop.fit import fit
+from adamas.train.loop.programs import lay_out
 from adamas.train.loop.snapshots import snapshot
 from adamas.train.runs import models
 from adamas.train.runs.config import Optimizer
@@ -40,21 +41,17 @@ class Trainer:
         self.prepared = prepared
         self.settings = settings
         self.model: keras.Model = models.build(prepared)
-        self._compile(models.build_optimizer(settings, 1.0))
+        self.optimizer = models.build_optimizer(settings, 1.0)
+        loss, metrics = models.loss_and_metrics(prepared)
+        self.model.compile(optimizer=self.optimizer, loss=loss, metrics=metrics)
         self.program: str = prepared.config.training.program
         if self.program == "auto":
             self.program = choose_program(self.model) if prepared.examples >= XLA_PAYS else "graph"
-        if self.program == "xla-loop":  # never calls the native op, which may take 20 s to build
-            self._compile(models.build_optimizer(settings, 1.0, kernel="xla"))
+        lay_out(self.model, self.program)
         self.optimizer.build(self.model.trainable_variables)
         self._start = snapshot(self.model)
         self._train = prepared.part(prepared.split.train)
         self._validation = prepared.part(prepared.split.validation)
-
-    def _compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        loss, metrics = models.loss_and_metrics(self.prepared)
-        self.optimizer = optimizer
-        self.model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
 
     def train(self, learning_rate: float, epochs: int, phase: str, hear: Callable[[Epoch], None]) -> Outcome:
         """Trains from the start.
