@@ -12,13 +12,13 @@ from adamas.train.runs import artifacts, environment, models, report, score
 from adamas.train.runs.config import Config, Optimizer
 from adamas.train.runs.curves import draw
 from adamas.train.runs.folder import RunFolder
+from adamas.train.runs.outcome import Outcome
 from adamas.train.runs.progress import Epoch, Listener
 from adamas.train.runs.resolve import DEFAULT_RATES, Prepared, prepare
 from adamas.train.runs.trained import Run
 
 if TYPE_CHECKING:
     from adamas.train.runs.trainer import Trainer
-from adamas.train.runs.outcome import Outcome
 
 
 @dataclass
