@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from adamas.train import Run, evaluate, predict, run, save_predictions
 from adamas.train.data.sources import Data, load
 from adamas.train.runs import models
 from adamas.train.runs.config import Config
+from adamas.train.runs.job import begin
 from adamas.train.runs.progress import Epoch, Listener, Trial
 from adamas.train.runs.resolve import prepare
 
@@ -356,3 +357,11 @@ def test_damaged_runs_are_refused_by_file(iris: Run, tmp_path: Path) -> None:
     (tmp_path / "model.keras" / "run" / "model.keras").unlink()
     with pytest.raises(RunError, match=r"model\.keras is missing"):
         predict(tmp_path / "model.keras" / "run", "iris")
+
+
+def test_the_baseline_is_learned_from_the_training_rows(out: Path) -> None:
+    with begin(Config.parse(settings(out, "iris", name="baseline")), Listener(), lambda prepared: "iris") as job:
+        y = job.prepared.y
+        rows = replace(job.prepared.split, train=np.flatnonzero(y == 0), test=np.flatnonzero(y == 1))
+        job.prepared = replace(job.prepared, split=rows)
+        assert job.baseline() == {"accuracy": 0.0}
