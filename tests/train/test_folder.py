@@ -169,3 +169,18 @@ def test_a_run_in_the_making_says_so_until_its_last_file(tmp_path: Path) -> None
         with pytest.raises(RunError, match=r"stolen is unfinished \(running\)"):
             open_run(tmp_path / "stolen")
         folder.finish({})
+
+
+def test_a_run_gets_its_name_when_its_record_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may be killed at any moment: a folder without `.unfinished` must be whole from the first."""
+    rename, complete = os.rename, {}
+
+    def watched(source: Path, target: Path) -> None:
+        if Path(source).is_dir():
+            complete[Path(target).name] = json.loads((Path(source) / RECORD).read_text())["complete"]
+        rename(source, target)
+
+    with RunFolder(tmp_path, "a", "label") as folder:
+        monkeypatch.setattr(os, "rename", watched)
+        folder.finish({})
+    assert complete == {"a": True}
