@@ -35,6 +35,9 @@ inline const Loops<float>& loops<float>(const Kernel& k) { return k.f32; }
 template <>
 inline const Loops<double>& loops<double>(const Kernel& k) { return k.f64; }
 
+// The loops of the instruction set that was asked for, else of the best that the processor has.
+const Kernel& chosen_kernel();
+
 extern const Kernel kScalar;
 #if defined(__x86_64__)
 extern const Kernel kSse;

@@ -1,7 +1,6 @@
 // Plans, steps and phases: everything of libadamas but the loops and the threads.
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <memory>
 #include <new>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "environment.h"
 #include "kernel.h"
 #include "pool.h"
+#include "scalars.h"
 
 namespace adamas {
 namespace {
@@ -17,41 +17,6 @@ namespace {
 // Elements a chunk holds at least, a multiple of the block: small enough to share 500 tensors of 1000 out among many
 // threads, large enough that its start costs nothing (16384 elements: 3% slower on one large tensor).
 constexpr int64_t kChunk = 8 * ADAMAS_BLOCK;
-
-// adamas.rule.power
-double power(double x, int64_t n) {
-  double result = 1.0;
-  for (; n; n >>= 1) {
-    if (n & 1) result *= x;
-    x *= x;
-  }
-  return result;
-}
-
-adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale) {
-  const double bc1 = 1.0 - power(h.beta1, t);
-  const double bc2 = 1.0 - power(h.beta2, t);
-  const bool corrected = rule.amsgrad == ADAMAS_AMSGRAD_CORRECTED;
-  const bool paper = rule.eps_mode == ADAMAS_EPS_PAPER;
-  const double root2 = corrected ? 1.0 : std::sqrt(bc2);
-  adamas_scalars s;
-  s.grad_scale = rule.maximize ? -grad_scale : grad_scale;
-  s.coupled = rule.decay == ADAMAS_DECAY_COUPLED ? h.weight_decay : 0.0;
-  s.c1 = 1.0 - h.beta1;
-  s.c2 = 1.0 - h.beta2;
-  s.r2 = corrected ? 1.0 / bc2 : 1.0;
-  s.eps_root = paper && !corrected ? h.eps_root * bc2 : h.eps_root;
-  s.alpha = h.lr * root2 / bc1;
-  s.eps = paper ? h.eps * root2 : h.eps;
-  s.keep = rule.decay == ADAMAS_DECAY_DECOUPLED ? 1.0 - h.lr * h.weight_decay : 1.0;
-  return s;
-}
-
-template <class T>
-Numbers<T> rounded(const adamas_scalars& s, double grad_scale) {
-  return {T(s.grad_scale * grad_scale), T(s.coupled), T(s.c1),   T(s.c2),  T(s.r2),
-          T(s.eps_root),                   T(s.alpha),   T(s.eps),  T(s.keep)};
-}
 
 struct Segment {
   int64_t active;  // position in the step's list of active tensors
@@ -122,6 +87,9 @@ const Isa& isa() {
 }
 
 }  // namespace
+
+const Kernel& chosen_kernel() { return *isa().kernel; }
+
 }  // namespace adamas
 
 using namespace adamas;
@@ -257,7 +225,7 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
   }
   plan->partials.resize(plan->chunks->blocks.back());
   plan->grad_scale = 1.0;
-  plan->kernel = isa().kernel;
+  plan->kernel = &chosen_kernel();
   return plan->chunks->count();
 }
 

@@ -1,0 +1,23 @@
+// The scalars of a step, in float64 as rule.py computes them, and rounded for the loops.
+#pragma once
+
+#include <cstdint>
+
+#include "adamas.h"
+#include "kernel.h"
+
+namespace adamas {
+
+// adamas.rule.power
+double power(double x, int64_t n);
+
+// adamas.rule.scalars
+adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale);
+
+template <class T>
+Numbers<T> rounded(const adamas_scalars& s, double grad_scale) {
+  return {T(s.grad_scale * grad_scale), T(s.coupled), T(s.c1),   T(s.c2),  T(s.r2),
+          T(s.eps_root),                   T(s.alpha),   T(s.eps),  T(s.keep)};
+}
+
+}  // namespace adamas
