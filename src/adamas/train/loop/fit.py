@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, UnsupportedError
+from adamas.train.loop.batches import Rows
 from adamas.train.loop.choose import PROGRAMS, choose_program
-from adamas.train.loop.inputs import Rows, check_model, rows_of, split_off
+from adamas.train.loop.inputs import check_model, rows_of, split_off
 from adamas.train.loop.order import epoch_order
 from adamas.train.loop.programs import Program, Programs, Role, lay_out
 from adamas.train.loop.verbosity import Display
@@ -205,20 +206,16 @@ def _pass(programs: Programs, kind: str, role: Role, rows: Rows, batch: int) -> 
     in_turn = tf.range(rows.count, dtype=_index_type(rows.count))
     parts = []
     if full:
-        parts.append((programs.get(kind, role, batch, in_turn, rows.tensors, rows.has), 0, full))
+        parts.append((programs.get(kind, role, batch, in_turn, rows), 0, full))
     if rest:
-        parts.append((programs.get(kind, role, rest, in_turn, rows.tensors, rows.has), full * batch, 1))
+        parts.append((programs.get(kind, role, rest, in_turn, rows), full * batch, 1))
     return _Pass(rows, in_turn, tuple(parts))
 
 
 def _build(model: Any, kind: str, rows: Rows, batch: int) -> None:
     """Make the variables of the model, its metrics and its optimizer: a compiled program cannot."""
     lay_out(model, kind)
-    given = iter(values[:batch] for values in rows.tensors)
-    x = next(given)
-    y = next(given) if rows.has[0] else None
-    weights = next(given) if rows.has[1] else None
-    model._symbolic_build(data_batch=(x, y, weights))
+    model._symbolic_build(data_batch=rows.layout.pack([values[:batch] for values in rows.tensors]))
 
 
 def _data(

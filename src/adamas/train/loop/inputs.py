@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,22 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, DataError, UnsupportedError
+from adamas.train.loop.batches import Layout, Rows
 
 # Methods of a model that `fit` replaces: a model with its own is trained as its author meant by Keras alone.
 _REPLACED = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "make_test_function")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Examples as tensors: x and, where given, y and sample weights, with one row an example each."""
-
-    tensors: tuple[Any, ...]
-    has: tuple[bool, bool]  # y, sample weights
-
-    @property
-    def count(self) -> int:
-        """How many examples."""
-        return int(self.tensors[0].shape[0])
 
 
 def check_model(model: Any) -> None:
@@ -70,57 +57,94 @@ def rows_of(
     Floating-point arrays become `keras.config.floatx()`, as in `model.fit`; integers and booleans stay what they are.
 
     Args:
-        x, y, sample_weight: NumPy arrays or dense tensors with the same number of rows; y and sample_weight or None.
-        class_weight: weights by class, in place of sample_weight.
+        x, y, sample_weight: arrays with the same number of rows, or nested dictionaries, lists and tuples of them; y
+            and sample_weight or None. One array of weights serves all outputs.
+        class_weight: weights by class, in place of sample_weight; y is one array then.
         what: "validation " for the messages about validation data.
 
     Raises:
         UnsupportedError: not an array.
         DataError: no rows, or not the same number.
-        ArgumentError: both kinds of weights.
+        ArgumentError: both kinds of weights, or weights that do not lie as y does.
     """
-    arrays = _checked(x, y, sample_weight, what)
+    x, y, sample_weight = _checked(x, y, sample_weight, what)
     if class_weight is not None:
         if sample_weight is not None:
             raise ArgumentError("class_weight and sample_weight were both given: give one of them")
         if y is None:
             raise ArgumentError("class_weight needs y, the class of each example")
-        arrays["sample_weight"] = _weights(arrays["y"], class_weight)
-    tensors = tuple(tf.convert_to_tensor(values) for values in arrays.values())
-    return Rows(tensors, ("y" in arrays, "sample_weight" in arrays))
+        if keras.tree.is_nested(y):
+            raise ArgumentError("class_weight is for one output, and y has several: give sample_weight for each output")
+        sample_weight = _weights(y, class_weight)
+    layout = Layout(x, y, sample_weight)
+    return Rows(tuple(tf.convert_to_tensor(values) for values in layout.flatten(x, y, sample_weight)), layout)
 
 
-def split_off(fraction: float, x: Any, y: Any, sample_weight: Any) -> tuple[list[Any], list[Any]]:
+def split_off(fraction: float, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
     """The first rows, and the last `fraction` of them, of x, y and sample_weight: Keras' `validation_split`."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0.0 < fraction < 1.0:
         raise ArgumentError(f"validation_split={fraction!r}: give a number between 0 and 1")
-    arrays = _checked(x, y, sample_weight, "")
-    rows = int(arrays["x"].shape[0])
+    given = _checked(x, y, sample_weight, "")
+    rows = int(next(leaf for leaf in keras.tree.flatten(given) if leaf is not None).shape[0])
     at = math.floor(rows * (1.0 - fraction))
     if at in (0, rows):
         raise DataError(f"validation_split={fraction} of {rows} rows leaves one part empty; give more data")
-    given = [arrays.get(name) for name in ("x", "y", "sample_weight")]
-    return [a if a is None else a[:at] for a in given], [a if a is None else a[at:] for a in given]
+    first = keras.tree.map_structure(lambda a: None if a is None else a[:at], given)
+    return first, keras.tree.map_structure(lambda a: None if a is None else a[at:], given)
 
 
-def _checked(x: Any, y: Any, sample_weight: Any, what: str) -> dict[str, Any]:
-    """The arrays that were given, by name, in the dtypes that training uses."""
-    if x is None:
-        raise ArgumentError(f"{what}x is None: give an array with one row an example")
+def _checked(x: Any, y: Any, sample_weight: Any, what: str) -> tuple[Any, Any, Any]:
+    """x, y and sample_weight with arrays in the dtypes that training uses, and tuples for lists as in `model.fit`."""
     given = {"x": x, "y": y, "sample_weight": sample_weight}
-    arrays = {name: _dense(value, what + name) for name, value in given.items() if value is not None}
-    counts = {name: int(values.shape[0]) for name, values in arrays.items()}
+    counts: dict[str, int] = {}
+    made = {}
+    for part, nested in given.items():
+        nested = keras.tree.lists_to_tuples(nested)
+        leaves = []
+        for path, leaf in keras.tree.flatten_with_path(nested):
+            name = what + part + "".join(f"[{step!r}]" for step in path)
+            array = None if leaf is None else _dense(leaf, name)
+            leaves.append(array)
+            if array is not None:
+                counts[name] = int(array.shape[0])
+        made[part] = keras.tree.pack_sequence_as(nested, leaves)
+    if not any(name.startswith(f"{what}x") for name in counts):
+        raise ArgumentError(f"{what}x is {x!r}: give an array with one row an example, or several of them")
     if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        listed = ", ".join(f"{name.removeprefix(what)} {count}" for name, count in counts.items())
         raise DataError(f"{what}arrays differ in their number of rows: {listed}")
-    if counts["x"] == 0:
+    if 0 in counts.values():
         raise DataError(f"{what}x has no rows; give at least one example")
-    return arrays
+    return made["x"], made["y"], _of_each_output(made["y"], made["sample_weight"], what)
+
+
+def _of_each_output(y: Any, sample_weight: Any, what: str) -> Any:
+    """Weights that lie as y does: one array of them serves every output."""
+    if sample_weight is None or not keras.tree.is_nested(y):
+        return sample_weight
+    if keras.tree.is_nested(sample_weight):
+        try:
+            keras.tree.assert_same_structure(y, sample_weight)
+        except ValueError as error:
+            raise ArgumentError(
+                f"{what}sample_weight does not lie as {what}y does: give one array for all outputs, or one for each"
+            ) from error
+        return sample_weight
+    if not (len(sample_weight.shape) == 1 or tuple(sample_weight.shape[1:]) == (1,)):
+        raise ArgumentError(
+            f"{what}sample_weight of shape {tuple(sample_weight.shape)} for several outputs: give one weight an "
+            "example, or one array for each output"
+        )
+    return keras.tree.map_structure(lambda _: sample_weight, y)
 
 
 def _dense(value: Any, name: str) -> Any:
+    """A NumPy array or tensor in the dtype that training uses."""
     if isinstance(value, (tf.Variable, keras.Variable)):
         value = tf.convert_to_tensor(value)
+    elif not isinstance(value, (np.ndarray, np.generic, tf.Tensor)) and hasattr(value, "__array__"):
+        column = hasattr(value, "iloc") and value.ndim == 1  # a pandas Series is a column in `model.fit`
+        value = np.asarray(value)[:, None] if column else np.asarray(value)
     if not isinstance(value, (np.ndarray, tf.Tensor)) or (isinstance(value, tf.Tensor) and not hasattr(value, "numpy")):
         raise UnsupportedError(
             f"{name} is of type {type(value).__name__}: adamas.train.fit takes NumPy arrays and dense eager tensors; "

@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from adamas.errors import UnsupportedError
+from adamas.train.loop.batches import Layout, Rows
 
 Role = Literal["train", "test"]
 Logs = dict[str, Any]
@@ -39,8 +40,8 @@ class Key(NamedTuple):
     kind: str
     role: Role
     batch: int
-    rows: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype of x, y and sample weights, where given
-    has: tuple[bool, bool]  # y, sample weights
+    rows: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype of each tensor
+    layout: Layout  # how they make up x, y and sample weights
     resets: bool  # whether the program can set the metrics to zero itself
 
 
@@ -89,7 +90,7 @@ class Program:
 
         Args:
             order: index tensor [number of rows].
-            rows: x and, where given, y and sample weights, as tensors.
+            rows: the tensors, of the shapes that the program was made for.
             start: position in `order` of the first row of the first batch.
             steps: at least 1.
             reset: set the metrics to zero first.
@@ -122,10 +123,25 @@ class Program:
         self._longest = piece if rate * piece > TARGET else max(self._longest, piece)
 
 
+def one_step(model: Any, kind: str, role: Role, batch: Any) -> None:
+    """One step on a batch (x, y, sample_weight), as operations of the program being made."""
+    if getattr(model._compile_loss, "metrics", None):
+        # Keras' loss of each of several outputs is a mean over batches, by rows if it knows how many while it traces.
+        # `model.fit` does not where the last batch is smaller, and every program shall give the same numbers.
+        batch = keras.tree.map_structure(_of_unknown_rows, batch)
+    logs = (model.train_step if role == "train" else model.test_step)(batch)
+    expected = model.get_metrics_result()
+    if not isinstance(logs, dict) or set(logs) != set(expected):
+        raise UnsupportedError(
+            f"compute_metrics of {type(model).__name__} returns {logs!r}, which is not the results of its metrics "
+            f"({', '.join(expected)}); adamas.train.fit reports metrics once an epoch, from their own state: use "
+            "model.fit"
+        )
+
+
 def _steps(model: Any, key: Key, order: tf.Tensor, piece: tf.Tensor, *rows: tf.Tensor) -> Logs:
     """The program: piece = (position of the first row, number of steps, 1 to reset the metrics)."""
     start, steps, reset = piece[0], piece[1], piece[2]
-    step = model.train_step if key.role == "train" else model.test_step
 
     def reset_metrics() -> tf.Tensor:
         model.reset_metrics()
@@ -134,18 +150,7 @@ def _steps(model: Any, key: Key, order: tf.Tensor, piece: tf.Tensor, *rows: tf.T
     def body(i: tf.Tensor) -> tuple[tf.Tensor]:
         # Not tf.slice: XLA wants to know where a slice begins, and compiles anew for each value of `start`.
         index = tf.gather(order, start + i * key.batch + tf.range(key.batch, dtype=piece.dtype))
-        given = iter([tf.gather(values, index) for values in rows])
-        x = next(given)
-        y = next(given) if key.has[0] else None
-        weights = next(given) if key.has[1] else None
-        logs = step((x, y, weights))
-        expected = model.get_metrics_result()
-        if not isinstance(logs, dict) or set(logs) != set(expected):
-            raise UnsupportedError(
-                f"compute_metrics of {type(model).__name__} returns {logs!r}, which is not the results of its metrics "
-                f"({', '.join(expected)}); adamas.train.fit reports metrics once an epoch, from their own state: use "
-                "model.fit"
-            )
+        one_step(model, key.kind, key.role, key.layout.pack([tf.gather(values, index) for values in rows]))
         return (i + 1,)
 
     if key.resets:
@@ -154,6 +159,11 @@ def _steps(model: Any, key: Key, order: tf.Tensor, piece: tf.Tensor, *rows: tf.T
     tf.while_loop(lambda i: i < steps, body, (tf.zeros((), piece.dtype),), parallel_iterations=1)
     results: Logs = model.get_metrics_result()
     return results
+
+
+def _of_unknown_rows(values: Any) -> Any:
+    """The same values, of a number of rows that tracing does not see."""
+    return None if values is None else tf.compat.v1.placeholder_with_default(values, [None, *values.shape[1:]])
 
 
 class Programs:
@@ -182,15 +192,12 @@ class Programs:
         kept._refresh()
         return kept
 
-    def get(
-        self, kind: str, role: Role, batch: int, order: Any, rows: tuple[Any, ...], has: tuple[bool, bool]
-    ) -> Program:
+    def get(self, kind: str, role: Role, batch: int, order: Any, rows: Rows) -> Program:
         """The program for batches of `batch` rows of this data, compiled if it is new."""
-        shapes = tuple((tuple(values.shape), values.dtype.name) for values in rows)
-        key = Key(kind, role, batch, shapes, has, _metrics_are_keras(self._model))
+        key = Key(kind, role, batch, rows.kinds, rows.layout, _metrics_are_keras(self._model))
         program = self._made.get(key)
         if program is None:
-            program = Program(self._model, key, order, rows)
+            program = Program(self._model, key, order, rows.tensors)
             self._made[key] = program
             while len(self._made) > KEPT:
                 self._made.popitem(last=False)
