@@ -24,8 +24,8 @@ import numpy as np
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.gradients import GradientReport, check_gradients
 from adamas.kernels import Plan, arrays, choose
-from adamas.kernels.reference import clipping, ieee, sum_of_squares
-from adamas.rule import PRESETS, Hyper, Rule, is_number
+from adamas.kernels.reference import ieee, sum_of_squares
+from adamas.rule import PRESETS, Clip, Hyper, Rule, clip_factor, is_number
 from adamas.state import State
 
 __all__ = ["Adam", "AdamW", "GradientReport", "check_gradients"]
@@ -198,7 +198,8 @@ class Adam:
         with self._lock:
             ordered = self._in_order(grads)
             if len(self._groups) == 1:
-                return self._step_group(self._groups[0], ordered, max_norm=max_norm)
+                clip = None if max_norm is None else Clip("torch", max_norm)
+                return self._step_group(self._groups[0], ordered, clip=clip)
             return self._step_groups(ordered, max_norm)
 
     def state_dict(self) -> dict[str, Any]:
@@ -351,7 +352,7 @@ class Adam:
         if max_norm is not None:
             with ieee():
                 norm = float(np.sqrt(sum_of_squares(grads)))
-                scale = clipping(norm, max_norm)
+                scale = clip_factor("torch", norm, max_norm)
         for group in self._groups:
             self._step_group(group, [grads[i] for i in group.members], grad_scale=scale)
         return norm

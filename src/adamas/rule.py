@@ -46,6 +46,7 @@ from adamas.errors import ArgumentError
 EpsMode = Literal["paper", "keras"]
 Decay = Literal["decoupled", "coupled"]
 Amsgrad = Literal["off", "raw", "corrected"]
+Clipping = Literal["value", "norm", "global_norm", "torch"]
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,55 @@ class Hyper:
             object.__setattr__(self, name, number)  # a numpy.float32 would drag the scalars down to its precision
 
 
+@dataclass(frozen=True)
+class Clip:
+    """How gradients are clipped, after `grad_scale` has multiplied them; n is a norm of what came out of that.
+
+    kind   "value"        each element to [-bound, bound]
+           "norm"         each tensor, of norm n, is multiplied by bound / max(n, bound)
+           "global_norm"  all, of norm n together, by bound min(1/n, 1/bound); by NaN where n is not finite
+           "torch"        all, of norm n together, by min(1, bound / (n + 1e-6)): torch.nn.utils.clip_grad_norm_
+    bound  above 0
+
+    The first three are Keras' clipvalue, clipnorm and global_clipnorm. NaN stays NaN in all of them. Norms are roots of
+    `adamas.kernels.reference.sum_of_squares`, in float64; a sum of float32 squares would overflow beyond 1.8e19.
+
+    Raises:
+        ArgumentError: no such kind, or a bound that is not above 0.
+    """
+
+    kind: Clipping
+    bound: float
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, ("value", "norm", "global_norm", "torch"))
+        if not (is_number(self.bound) and self.bound > 0.0):
+            raise ArgumentError(f"bound={self.bound!r}: give a number above 0")
+        object.__setattr__(self, "bound", float(self.bound))
+
+
+def clip_factor(
+    kind: Clipping, norm: Any, bound: Any, where: Any = lambda condition, a, b: a if condition else b
+) -> Any:
+    """What `Clip` multiplies gradients of this norm by; 1 for "value". float64: libadamas computes the same bits.
+
+    `norm` and `bound` may be float64 scalars of an array module, with its `where`.
+    """
+    if kind == "norm":
+        return bound / where(norm <= bound, bound, norm)
+    if kind == "global_norm":
+        return bound * (1.0 / where(norm <= bound, bound, norm)) + (norm - norm)
+    if kind == "torch":
+        factor = bound / (norm + 1e-6)
+        return where(factor >= 1.0, 1.0, factor)
+    return 1.0
+
+
 class Scalars(NamedTuple):
     """What the elementwise formula needs to know of (rule, hyper, t), in this order in every kernel.
 
-    grad_scale  multiplies g: -1 to maximize, 1/loss_scale to unscale, below 1 to clip
+    grad_scale  multiplies g: -1 to maximize, 1/loss_scale to unscale, below 1 to clip by a norm
+    clip        bounds |g| after that, where gradients are clipped by value
     coupled     weight_decay where it is coupled, else 0
     c1, c2      1 - beta1, 1 - beta2
     r2          1/bc2 where AMSGrad keeps the corrected moment, else 1
@@ -144,6 +190,7 @@ class Scalars(NamedTuple):
     """
 
     grad_scale: Any
+    clip: Any
     coupled: Any
     c1: Any
     c2: Any
@@ -165,20 +212,27 @@ def power(x: float, n: int) -> float:
     return result
 
 
-def scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float = 1.0) -> Scalars:
+def scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float = 1.0, clip: float = math.inf) -> Scalars:
     """The float64 scalars of step t = 1, 2, ...; each is rounded once, to the parameter's dtype, before use.
 
     The order of operations is part of the definition: libadamas computes the same bits.
     """
-    return combine(rule, hyper, hyper.lr, power(hyper.beta1, t), power(hyper.beta2, t), grad_scale)
+    return combine(rule, hyper, hyper.lr, power(hyper.beta1, t), power(hyper.beta2, t), grad_scale, clip)
 
 
 def combine(
-    rule: Rule, hyper: Hyper, lr: Any, power1: Any, power2: Any, grad_scale: float = 1.0, sqrt: Any = math.sqrt
+    rule: Rule,
+    hyper: Any,
+    lr: Any,
+    power1: Any,
+    power2: Any,
+    grad_scale: Any = 1.0,
+    clip: Any = math.inf,
+    sqrt: Any = math.sqrt,
 ) -> Scalars:
-    """`scalars` from a learning rate and beta1^t, beta2^t, which may be float64 scalars of an array module with `sqrt`.
+    """`scalars` from numbers that may be float64 scalars of an array module with `sqrt`; power1 is beta1^t.
 
-    `hyper.lr` is not read.
+    `hyper` has the fields of `Hyper`; its `lr` is not read.
     """
     bc1 = 1.0 - power1
     bc2 = 1.0 - power2
@@ -186,6 +240,7 @@ def combine(
     paper = rule.eps_mode == "paper"
     return Scalars(
         grad_scale=-grad_scale if rule.maximize else grad_scale,
+        clip=clip,
         coupled=hyper.weight_decay if rule.decay == "coupled" else 0.0,
         c1=1.0 - hyper.beta1,
         c2=1.0 - hyper.beta2,
@@ -198,7 +253,7 @@ def combine(
 
 
 def update(
-    p: Any, g: Any, slots: Sequence[Any], s: Scalars, *, coupled: bool, tiny: Any, xp: Any = np
+    p: Any, g: Any, slots: Sequence[Any], s: Scalars, *, coupled: bool, clipped: bool = False, tiny: Any, xp: Any = np
 ) -> tuple[Any, tuple[Any, ...]]:
     """The elementwise formula: new parameter and new slots, as new arrays.
 
@@ -210,6 +265,7 @@ def update(
         slots: m, v and, for AMSGrad, vmax; of p's shape and dtype.
         s: the scalars, already rounded to p's dtype.
         coupled: whether a coupled decay is added to the gradient (`weight_decay` is not 0).
+        clipped: whether elements of the gradient are clipped by value.
         tiny: smallest normal number of the dtype. A moment below it is stored as 0: left alone, the moments of a
             silent row would stay subnormal for ever, and slow.
         xp: the array module.
@@ -220,6 +276,8 @@ def update(
 
     m, v, *rest = slots
     g = s.grad_scale * g
+    if clipped:
+        g = xp.where(g > s.clip, s.clip, xp.where(g < -s.clip, -s.clip, g))
     if coupled:
         g = g + s.coupled * p
     m = flush(m + s.c1 * (g - m))

@@ -19,7 +19,7 @@ from support.stepping import different, table
 
 from adamas.errors import ArgumentError
 from adamas.kernels import Plan, cpu, reference
-from adamas.rule import Hyper, Rule
+from adamas.rule import Clip, Hyper, Rule
 
 RULES = [
     Rule(eps_mode, decay, amsgrad, maximize)
@@ -88,10 +88,11 @@ def steps(plan: type[Plan], rule: Rule, begin: Start, seed: int, mode: str = "ie
     t = rng.choice([1, 2, 3, 10, 1000, 123_456_789], n)
     with environment(mode):
         kernel = plan(rule, [f"tensor{i}" for i in range(n)], params, slots)
-    for step, (scale, share) in enumerate([(1.0, 1.0), (2.0**-10, 0.7), (-3.7, 0.5)]):
+    clips = (None, Clip("value", 1e-3), Clip("value", 2.0**-130))
+    for step, (scale, share, clip) in enumerate(zip((1.0, 2.0**-10, -3.7), (1.0, 0.7, 0.5), clips, strict=True)):
         gradients = [g if rng.random() < share else None for g in begin.gradients[step]]
         with environment(mode):
-            kernel.step(gradients, t + step, numbers, rows if step < 2 else None, grad_scale=scale)
+            kernel.step(gradients, t + step, numbers, rows if step < 2 else None, grad_scale=scale, clip=clip)
     return [*params, *itertools.chain(*slots)]
 
 
@@ -151,8 +152,10 @@ def test_norms_and_clipping(dtype: type[np.floating], mode: str) -> None:
     broken = [*gradients[:-1], np.full(shapes[-1], np.nan, dtype)]
     huge = [*gradients[:-1], np.full(shapes[-1], np.finfo(dtype).max, dtype)]
     t = np.ones(len(shapes), np.int64)
-    for tried, (scale, limit) in itertools.product(
-        (gradients, some, broken, huge), ((1.0, 1.0), (2.0**-10, 1e-3), (-7.0, 1e30), (1e-3, np.inf), (0.0, 1.0))
+    for tried, kind, (scale, limit) in itertools.product(
+        (gradients, some, broken, huge),
+        ("norm", "global_norm", "torch"),
+        ((1.0, 1.0), (2.0**-10, 1e-3), (-7.0, 1e30), (1e-3, np.inf), (0.0, 1.0)),
     ):
         results = []
         for plan, threads, isa in [
@@ -165,8 +168,8 @@ def test_norms_and_clipping(dtype: type[np.floating], mode: str) -> None:
             slots = [[np.zeros(s, dtype) for s in shapes] for _ in range(2)]
             kernel = plan(Rule(), [str(i) for i in range(len(shapes))], params, slots)
             with environment(mode if plan is cpu.Plan else "ieee"):
-                norm = kernel.step(tried, t, table(Hyper(lr=0.1)), grad_scale=scale, max_norm=limit)
-            results.append([np.array(norm), *params, *slots[0], *slots[1]])
+                norm = kernel.step(tried, t, table(Hyper(lr=0.1)), grad_scale=scale, clip=Clip(kind, limit))
+            results.append([np.array(norm, np.float64), *params, *slots[0], *slots[1]])
         for other in results[1:]:
             for mine, right in zip(other, results[0], strict=True):
                 assert not different(mine, right).any()
@@ -185,7 +188,7 @@ def test_the_norm_of_one_tensor_of_any_length(dtype: type[np.floating]) -> None:
                 right = np.sqrt(reference.sum_of_squares([gradient]))
             for isa in cpu.instruction_sets():
                 cpu.set_instruction_set(isa)
-                assert kernel.step([gradient], np.array([1]), table(Hyper()), max_norm=1.0) == right
+                assert kernel.step([gradient], np.array([1]), table(Hyper()), clip=Clip("torch", 1.0)) == right
 
 
 not_negative = st.floats(0, 1e300) | st.floats(0, 2) | st.sampled_from([0.0, 5e-324, 1e-320, 2.0**-126])
@@ -205,6 +208,9 @@ def test_any_numbers(
     rule: Rule, hyper: Hyper, t: int, scale: float, seed: int, dtype: type[np.floating], size: int
 ) -> None:
     """Numbers that nobody trains with: scalars that overflow, underflow, vanish or are NaN."""
+    clip = (
+        None if seed % 3 == 0 else Clip(("value", "norm", "global_norm", "torch")[seed % 4], 10.0 ** (seed % 80 - 40))
+    )
     rng = np.random.default_rng(seed)
     bits = np.uint32 if dtype is np.float32 else np.uint64
     begin = [rng.integers(0, np.iinfo(bits).max, size, bits, endpoint=True).view(dtype) for _ in range(4)]
@@ -214,7 +220,7 @@ def test_any_numbers(
     for plan in (reference.Plan, cpu.Plan):
         own = [a.copy() for a in begin[: 1 + len(rule.slots)]]
         plan(rule, ["p"], own[:1], [[a] for a in own[1:]]).step(
-            [gradient], np.array([t]), table(hyper), grad_scale=scale
+            [gradient], np.array([t]), table(hyper), grad_scale=scale, clip=clip
         )
         results.append(own)
     assert not any(different(a, b).any() for a, b in zip(*results, strict=True))
@@ -246,7 +252,7 @@ def test_other_tensors_in_each_step() -> None:
         norms = []
         for t, active in enumerate(({0, 1}, {1, 2}, {0, 4}, {3, 4}, {3, 4}, {0, 1, 2, 3, 4}, {2, 3}, set(), {0}), 1):
             given = [g if i in active else None for i, g in enumerate(gradients)]
-            norms.append(kernel.step(given, np.full(5, t), table(Hyper()), max_norm=1.0))
+            norms.append(kernel.step(given, np.full(5, t), table(Hyper()), clip=Clip("torch", 1.0)))
         results.append([np.array(norms), *own, *slots[0], *slots[1]])
     assert not any(different(a, b).any() for a, b in zip(*results, strict=True))
 

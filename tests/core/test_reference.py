@@ -14,7 +14,7 @@ from support.stepping import KERNELS, table
 
 from adamas.errors import ArgumentError, ArrayError, KernelError
 from adamas.kernels import Plan, choose, cpu, reference
-from adamas.rule import Hyper, Rule
+from adamas.rule import Clip, Clipping, Hyper, Rule
 
 
 def control_register() -> bytes:
@@ -43,7 +43,7 @@ def test_warnings_of_the_caller_do_not_matter() -> None:
     p, m, v = (np.array([1.0, 2.0], np.float32) for _ in range(3))
     plan = reference.Plan(Rule(), ["p"], [p], [[m], [v]])
     with np.errstate(all="raise"):
-        plan.step([np.array([np.inf, 1e38], np.float32)], np.array([1]), table(Hyper(lr=1e30)), max_norm=1.0)
+        plan.step([np.array([np.inf, 1e38], np.float32)], np.array([1]), table(Hyper(lr=1e30)), clip=Clip("torch", 1.0))
     assert np.isnan(p[0])
 
 
@@ -62,7 +62,7 @@ def test_memory_is_bounded() -> None:
     plan = reference.Plan(Rule(), ["p"], [p], [[m], [v]])
     tracemalloc.start()
     try:
-        plan.step([g], np.array([1]), table(Hyper()), max_norm=1.0)
+        plan.step([g], np.array([1]), table(Hyper()), clip=Clip("torch", 1.0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -87,6 +87,38 @@ def test_the_norm_is_the_one_defined(dtype: type[np.floating]) -> None:
             tensor += lanes[0]
         total += tensor
     assert reference.sum_of_squares([*grads[:2], None, *grads[2:]]) == total
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("kind", ["value", "norm", "global_norm", "torch"])
+def test_gradients_are_scaled_and_then_clipped(kind: Clipping, scale: float) -> None:
+    """With betas of 0 the first moment is the gradient that the formula saw."""
+    rng = np.random.default_rng(2)
+    grads: list[np.ndarray | None] = [rng.standard_normal(40), 100.0 * rng.standard_normal(9), None, np.zeros(3)]
+    params, moments = [np.zeros(n) for n in (40, 9, 5, 3)], [[np.zeros(n) for n in (40, 9, 5, 3)] for _ in range(2)]
+    kernel = reference.Plan(Rule(), list("abcd"), params, moments)
+    numbers = table(Hyper(beta1=0.0, beta2=0.0))
+    given = kernel.step(grads, np.ones(4, np.int64), numbers, grad_scale=scale, clip=Clip(kind, 3.0))
+    scaled = [np.zeros(5) if g is None else scale * g for g in grads]
+    norms = [float(np.linalg.norm(g)) for g in scaled]
+    whole = math.hypot(*norms)
+    expected = {
+        "value": [np.clip(g, -3.0, 3.0) for g in scaled],
+        "norm": [g * 3.0 / max(n, 3.0) for g, n in zip(scaled, norms, strict=True)],
+        "global_norm": [g * 3.0 / whole for g in scaled],
+        "torch": [g * 3.0 / (whole + 1e-6) for g in scaled],
+    }[kind]
+    assert given == (pytest.approx(whole, rel=1e-14) if kind in ("global_norm", "torch") else None)
+    for m, right in zip(moments[0], expected, strict=True):
+        np.testing.assert_allclose(m, right, rtol=1e-14)
+
+
+def test_clipping_by_value_keeps_nan() -> None:
+    p, m, v = (np.zeros(4) for _ in range(3))
+    plan = reference.Plan(Rule(), ["p"], [p], [[m], [v]])
+    gradient = np.array([np.nan, np.inf, -np.inf, 0.5])
+    plan.step([gradient], np.array([1]), table(Hyper(beta1=0.0)), clip=Clip("value", 2.0))
+    assert np.array_equal(m, [np.nan, 2.0, -2.0, 0.5], equal_nan=True)
 
 
 @pytest.mark.parametrize("plan", KERNELS.values(), ids=KERNELS)
@@ -151,7 +183,7 @@ def test_no_tensor_or_no_gradient_is_no_step() -> None:
         assert plan(Rule(), [], [], [[], []]).step([], np.zeros(0, np.int64), table(Hyper())) is None
         p = np.ones(3)
         kernel = plan(Rule(), ["a"], [p], [[np.zeros(3)], [np.zeros(3)]])
-        assert kernel.step([None], np.array([0]), table(Hyper()), max_norm=1.0) == 0.0
+        assert kernel.step([None], np.array([0]), table(Hyper()), clip=Clip("torch", 1.0)) == 0.0
         assert (p == 1).all()
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import adamas
 from adamas.errors import ArgumentError
-from adamas.kernels import cpu
+from adamas.kernels import cpu, reference
 from adamas.kernels.cpu import _shim
-from adamas.rule import PRESETS, Hyper, Rule, power, scalars, update
+from adamas.rule import PRESETS, Clip, Clipping, Hyper, Rule, clip_factor, power, scalars, update
 
 RULES = [
     Rule(e, d, a, x)
@@ -26,6 +26,7 @@ RULES = [
     for x in (False, True)
     if (e, a) != ("keras", "corrected")
 ]
+CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
 
 
 @pytest.mark.parametrize(
@@ -116,11 +117,41 @@ numbers = st.builds(
 )
 
 
-@given(st.sampled_from(RULES), numbers, st.integers(1, 2**62), st.floats(-1e3, 1e3))
-def test_libadamas_computes_the_same_scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float) -> None:
-    mine = scalars(rule, hyper, t, grad_scale)
-    theirs = _shim.scalars(cpu.rule_codes(rule), astuple(hyper), t, grad_scale)
+@given(st.sampled_from(RULES), numbers, st.integers(1, 2**62), st.floats(-1e3, 1e3), st.floats(0, 1e3))
+def test_libadamas_computes_the_same_scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float, clip: float) -> None:
+    mine = scalars(rule, hyper, t, grad_scale, clip)
+    theirs = _shim.scalars(cpu.rule_codes(rule), astuple(hyper), t, grad_scale, clip)
     assert np.array(mine).tobytes() == np.array(theirs).tobytes()
+
+
+bounds = st.floats(0, exclude_min=True) | st.floats(1e-3, 1e3)
+
+
+@given(st.sampled_from(CLIPS), st.floats(0) | st.floats(0, 1e3) | st.just(math.nan), bounds)
+def test_libadamas_computes_the_same_factors(kind: Clipping, norm: float, bound: float) -> None:
+    with reference.ieee():
+        mine = clip_factor(kind, norm, bound)
+    theirs = _shim.clip_factor(cpu.clip_code(Clip(kind, bound)), norm, bound)
+    assert np.float64(mine).tobytes() == np.float64(theirs).tobytes() or (math.isnan(mine) and math.isnan(theirs))
+
+
+def test_factors_by_hand() -> None:
+    assert [clip_factor("norm", n, 2.0) for n in (0.0, 1.0, 2.0, 4.0, math.inf)] == [1.0, 1.0, 1.0, 0.5, 0.0]
+    assert [clip_factor("global_norm", n, 2.0) for n in (0.0, 1.0, 2.0, 4.0)] == [1.0, 1.0, 1.0, 0.5]
+    assert clip_factor("torch", 4.0, 2.0) == 2.0 / (4.0 + 1e-6)
+    assert clip_factor("torch", 1.0, 2.0) == 1.0
+    assert clip_factor("value", 4.0, 2.0) == 1.0
+    assert math.isnan(clip_factor("global_norm", math.inf, 2.0))
+    for kind in CLIPS[1:]:
+        assert math.isnan(clip_factor(kind, math.nan, 2.0))
+
+
+def test_clips_are_checked() -> None:
+    for bad in (0.0, -1.0, math.nan, "1", True):
+        with pytest.raises(ArgumentError, match="bound"):
+            Clip("norm", bad)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="global_norm"):
+        Clip("globally", 1.0)  # type: ignore[arg-type]
 
 
 def test_scalars_of_the_first_step_by_hand() -> None:

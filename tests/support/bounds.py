@@ -111,6 +111,7 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int) -> Scalars:
     shrink = hyper.lr * hyper.weight_decay
     return Scalars(
         grad_scale=0.0,
+        clip=0.0,
         coupled=0.0,
         c1=1.0,
         c2=1.0,

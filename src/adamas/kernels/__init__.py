@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from adamas.rule import Rule
+from adamas.rule import Clip, Rule
 
 
 class Plan(Protocol):
@@ -38,7 +38,7 @@ class Plan(Protocol):
         rows: np.ndarray | None = None,
         *,
         grad_scale: float = 1.0,
-        max_norm: float | None = None,
+        clip: Clip | None = None,
         taken: np.ndarray | None = None,
     ) -> float | None: ...
 

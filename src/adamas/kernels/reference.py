@@ -18,7 +18,7 @@ import numpy as np
 from adamas.errors import KernelError
 from adamas.formats import NATIVE, Key, name_key
 from adamas.kernels import arrays
-from adamas.rule import Hyper, Rule, Scalars, scalars, update
+from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, scalars, update
 
 BLOCK = 4096  # ADAMAS_BLOCK in adamas.h: sums are defined over blocks of so many elements
 LANES = 16
@@ -59,7 +59,7 @@ class Plan:
         rows: np.ndarray | None = None,
         *,
         grad_scale: float = 1.0,
-        max_norm: float | None = None,
+        clip: Clip | None = None,
         taken: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient: parameters and slots change in place.
@@ -70,14 +70,13 @@ class Plan:
             table: float64 [rows, 6], the fields of `Hyper` in their order.
             rows: int32, one per tensor: its line of `table`. None: line 0 for all.
             grad_scale: multiplies every gradient.
-            max_norm: clips the global norm n of the scaled gradients as torch.nn.utils.clip_grad_norm_ does: where
-                max_norm / (n + 1e-6) is below 1, gradients are multiplied by it too.
+            clip: clips the scaled gradients.
             taken: int64, one per tensor, written: becomes `t` where a tensor has taken part. An interrupt (Ctrl-C)
                 finds arrays and counts that belong together: always with the native kernel; here, but for the one
                 tensor in which it struck.
 
         Returns:
-            n where `max_norm` is given, else None.
+            The global norm of the scaled gradients where they are clipped by it, else None.
 
         Raises:
             ArrayError: an array cannot take part; names the tensor. Nothing has been written.
@@ -88,21 +87,24 @@ class Plan:
         _check_tables([i for i, _ in active], len(self._names), t, table, rows, taken)
         norm = None
         with ieee():
-            if max_norm is not None:
+            if clip is not None and clip.kind in ("global_norm", "torch"):
                 norm = abs(grad_scale) * math.sqrt(sum_of_squares(grads))
-                grad_scale *= clipping(norm, max_norm)
+                grad_scale *= clip_factor(clip.kind, norm, clip.bound)
             hypers = [Hyper(*line) for line in table.tolist()]
-            numbers: dict[tuple[int, int], Scalars] = {}
             for i, grad in active:
-                key = (int(t[i]), 0 if rows is None else int(rows[i]))
-                if key not in numbers:
-                    numbers[key] = scalars(self._rule, hypers[key[1]], key[0], grad_scale)
-                self._step_one(i, grad, key[0], numbers[key])
+                scale = grad_scale
+                if clip is not None and clip.kind == "norm":
+                    own = abs(grad_scale) * math.sqrt(sum_of_squares([grad]))
+                    scale *= clip_factor("norm", own, clip.bound)
+                bound = clip.bound if clip is not None and clip.kind == "value" else math.inf
+                hyper = hypers[0 if rows is None else int(rows[i])]
+                numbers = scalars(self._rule, hyper, int(t[i]), scale, bound)
+                self._step_one(i, grad, int(t[i]), numbers, clip is not None and clip.kind == "value")
                 if taken is not None:
                     taken[i] = t[i]
         return norm
 
-    def _step_one(self, i: int, grad: np.ndarray, t: int, numbers: Scalars) -> None:
+    def _step_one(self, i: int, grad: np.ndarray, t: int, numbers: Scalars, clipped: bool) -> None:
         dtype = grad.dtype.type
         s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
         tiny = np.finfo(dtype).tiny
@@ -111,19 +113,10 @@ class Plan:
             part = slice(begin, begin + _CHUNK)
             key = Key(self._seed, self._keys[i], t, begin)
             stored = [NATIVE.decode(slot[part]) for slot in slots]
-            new, moments = update(p[part], g[part], stored, s, coupled=coupled, tiny=tiny)
+            new, moments = update(p[part], g[part], stored, s, coupled=coupled, clipped=clipped, tiny=tiny)
             p[part] = new
             for slot, moment in zip(slots, moments, strict=True):
                 slot[part] = NATIVE.encode(moment, key)
-
-
-def clipping(norm: float, max_norm: float) -> float:
-    """What torch.nn.utils.clip_grad_norm_ multiplies gradients of this norm by. A NaN makes all of them NaN, as there.
-
-    Call it inside `ieee()`.
-    """
-    factor = max_norm / (norm + 1e-6)
-    return 1.0 if factor >= 1.0 else factor
 
 
 def sum_of_squares(grads: Sequence[np.ndarray | None]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from adamas.errors import ArgumentError, KernelError
 from adamas.formats import name_key
 from adamas.kernels import arrays
-from adamas.rule import Rule
+from adamas.rule import Clip, Rule
 
 try:
     import adamas.kernels.cpu._shim as _shim  # `from ... import` would blame a circular import for a missing file
@@ -28,6 +28,7 @@ else:
 _EPS_MODE = {"paper": 0, "keras": 1}
 _DECAY = {"decoupled": 0, "coupled": 1}
 _AMSGRAD = {"off": 0, "raw": 1, "corrected": 2}
+_CLIP = {"value": 1, "norm": 2, "global_norm": 3, "torch": 4}
 _ISA = {"scalar": 0, "sse": 1, "avx2": 2, "neon": 3}
 _ISA_NAMES = {code: name for name, code in _ISA.items()}
 
@@ -61,6 +62,11 @@ def rule_codes(rule: Rule) -> tuple[int, int, int, int]:
     return (_EPS_MODE[rule.eps_mode], _DECAY[rule.decay], _AMSGRAD[rule.amsgrad], int(rule.maximize))
 
 
+def clip_code(clip: Clip | None) -> int:
+    """How gradients are clipped, as adamas.h spells it."""
+    return 0 if clip is None else _CLIP[clip.kind]
+
+
 class Plan:
     """A set of arrays that are stepped together in one native call; the interface is `kernels.reference.Plan`'s."""
 
@@ -86,16 +92,18 @@ class Plan:
         rows: np.ndarray | None = None,
         *,
         grad_scale: float = 1.0,
-        max_norm: float | None = None,
+        clip: Clip | None = None,
         taken: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient, in place; see `kernels.reference.Plan.step`."""
+        has_norm = clip is not None and clip.kind in ("global_norm", "torch")
         if self._plan is None:
-            return None if max_norm is None else 0.0
+            return 0.0 if has_norm else None
         grads = grads if type(grads) is list else list(grads)
-        status, norm = self._plan.step(grads, t, table, rows, grad_scale, max_norm, taken)
+        kind, bound = clip_code(clip), 0.0 if clip is None else clip.bound
+        status, norm = self._plan.step(grads, t, table, rows, grad_scale, kind, bound, taken)
         if status == -1:
-            return norm if max_norm is not None else None
+            return norm if has_norm else None
         if status == -2:
             raise KernelError("another thread is in the middle of a step of this optimizer; take turns with a lock")
         arrays.check_step(self._names, self._params, self._slots, grads)

@@ -18,7 +18,8 @@ class Plan:
         table: np.ndarray,
         rows: np.ndarray | None,
         grad_scale: float,
-        max_norm: float | None,
+        clip: int,
+        bound: float,
         taken: np.ndarray | None,
     ) -> tuple[int, float]: ...
 
@@ -32,4 +33,6 @@ def scalars(
     hyper: tuple[float, float, float, float, float, float],
     t: int,
     grad_scale: float,
-) -> tuple[float, float, float, float, float, float, float, float, float]: ...
+    clip: float,
+) -> tuple[float, ...]: ...
+def clip_factor(clip: int, norm: float, bound: float) -> float: ...

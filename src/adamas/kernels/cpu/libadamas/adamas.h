@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 1           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 2           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 4
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
 
@@ -36,7 +36,16 @@ enum { ADAMAS_DECAY_DECOUPLED = 0, ADAMAS_DECAY_COUPLED = 1 };
 enum { ADAMAS_AMSGRAD_OFF = 0, ADAMAS_AMSGRAD_RAW = 1, ADAMAS_AMSGRAD_CORRECTED = 2 };
 enum { ADAMAS_ISA_AUTO = -1, ADAMAS_ISA_SCALAR = 0, ADAMAS_ISA_SSE = 1, ADAMAS_ISA_AVX2 = 2, ADAMAS_ISA_NEON = 3 };
 
-/* Phases of a step. NORM is optional and comes first. */
+/* adamas.rule.Clip: how gradients are clipped. NORM, GLOBAL_NORM and TORCH need the phase NORM. */
+enum {
+  ADAMAS_CLIP_NONE = 0,
+  ADAMAS_CLIP_VALUE = 1,
+  ADAMAS_CLIP_NORM = 2,
+  ADAMAS_CLIP_GLOBAL_NORM = 3,
+  ADAMAS_CLIP_TORCH = 4
+};
+
+/* Phases of a step. NORM comes first, and only where gradients are clipped by a norm. */
 enum {
   ADAMAS_PHASE_NORM = 0,   /* sum of squares of the gradients; finish returns it (float64) */
   ADAMAS_PHASE_UPDATE = 1  /* parameters and slots change in place; finish returns 0 */
@@ -45,7 +54,7 @@ enum {
 typedef struct { int32_t eps_mode, decay, amsgrad, maximize; } adamas_rule;
 typedef struct { double lr, beta1, beta2, eps, eps_root, weight_decay; } adamas_hyper;
 /* adamas.rule.Scalars, same order */
-typedef struct { double grad_scale, coupled, c1, c2, r2, eps_root, alpha, eps, keep; } adamas_scalars;
+typedef struct { double grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep; } adamas_scalars;
 /* One tensor's buffers for one step: `size` elements each. p and slots are written, g is read (NORM reads only g). */
 typedef struct { void* p; const void* g; void* slots[ADAMAS_MAX_SLOTS]; } adamas_buffers;
 
@@ -58,7 +67,9 @@ ADAMAS_API const char* adamas_build_info(void);               /* compiler and fl
 ADAMAS_API int32_t adamas_rule_slots(const adamas_rule* rule);
 /* adamas.rule.scalars, to the bit. */
 ADAMAS_API void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, double grad_scale,
-                                    adamas_scalars* out);
+                                    double clip, adamas_scalars* out);
+/* adamas.rule.clip_factor, to the bit: what gradients of this norm are multiplied by. */
+ADAMAS_API double adamas_clip_factor(int32_t clip, double norm, double bound);
 
 /* n tensors of sizes[i] >= 0 elements. formats: one per slot of the rule. keys: one per tensor, drawn from its name
  * (with `seed` it keys stochastic rounding; native storage does not round). NULL on error, with *error set to a
@@ -75,8 +86,12 @@ ADAMAS_API void adamas_plan_destroy(adamas_plan* plan);
 ADAMAS_API int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
                                 const adamas_buffers* buffers, const int64_t* t, const adamas_hyper* table,
                                 const int32_t* rows);
-/* Multiplies every gradient in the update phase (default 1): 1/loss_scale, clipping. Between begin and run(UPDATE). */
-ADAMAS_API void adamas_set_grad_scale(adamas_plan* plan, double grad_scale);
+/* What the update phase does to the gradients first: multiply by grad_scale (1/loss_scale; default 1), then clip by
+ * `bound` (default: not at all). Call it between begin and run(UPDATE); with a clip by norm, after finish(NORM).
+ * others: the sum of squares, before grad_scale, of gradients that another call steps and a global norm counts too.
+ * Returns the global norm of the scaled gradients where they are clipped by it, else 0. */
+ADAMAS_API double adamas_set_gradients(adamas_plan* plan, double grad_scale, int32_t clip, double bound,
+                                       double others);
 /* One phase of the chunks [begin, end). Thread-safe over disjoint ranges. */
 ADAMAS_API void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int64_t end);
 /* All chunks, on the library's pool and the calling thread. */
@@ -90,10 +105,6 @@ ADAMAS_API int32_t adamas_get_threads(void);
 /* Instruction set of every later step: AUTO is the best the processor has. Returns 0, or -1 if it cannot run here. */
 ADAMAS_API int32_t adamas_set_isa(int32_t isa);
 ADAMAS_API int32_t adamas_get_isa(void);
-
-/* Floating-point environment: round to nearest, subnormals kept. Returns what was set before, for `leave`. */
-ADAMAS_API uint64_t adamas_ieee_enter(void);
-ADAMAS_API void adamas_ieee_leave(uint64_t before);
 
 #ifdef __cplusplus
 }

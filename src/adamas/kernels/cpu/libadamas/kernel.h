@@ -8,7 +8,7 @@ namespace adamas {
 // adamas.rule.Scalars, rounded once to the dtype of the parameter.
 template <class T>
 struct Numbers {
-  T grad_scale, coupled, c1, c2, r2, eps_root, alpha, eps, keep;
+  T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep;
 };
 
 template <class T>
@@ -19,7 +19,7 @@ using Squares = double (*)(const T* g, int64_t n);
 
 template <class T>
 struct Loops {
-  Update<T> update[2][2];  // [coupled decay][AMSGrad]
+  Update<T> update[2][2][2];  // [clipped by value][coupled decay][AMSGrad]
   Squares<T> squares;
 };
 

@@ -35,7 +35,7 @@ inline void ask(const T* x, int64_t begin, int64_t end) {
 }
 
 // adamas.rule.update
-template <class T, bool kCoupled, bool kAmsgrad>
+template <class T, bool kClipped, bool kCoupled, bool kAmsgrad>
 void update(const Numbers<T>& s, T* __restrict p, const T* __restrict g, T* __restrict m, T* __restrict v,
             T* __restrict vmax, int64_t n) {
   const Numbers<T> c = s;
@@ -49,6 +49,7 @@ void update(const Numbers<T>& s, T* __restrict p, const T* __restrict g, T* __re
     if (kAmsgrad) ask(vmax, from, to);
     for (int64_t i = begin; i < end; ++i) {
       T gi = c.grad_scale * g[i];
+      if (kClipped) gi = gi > c.clip ? c.clip : gi < -c.clip ? -c.clip : gi;
       if (kCoupled) gi = gi + c.coupled * p[i];
       const T mi = flush(m[i] + c.c1 * (gi - m[i]));
       const T vi = flush(v[i] + c.c2 * (gi * gi - v[i]));
@@ -87,7 +88,10 @@ double squares(const T* __restrict g, int64_t n) {
 
 template <class T>
 constexpr Loops<T> all() {
-  return {{{update<T, false, false>, update<T, false, true>}, {update<T, true, false>, update<T, true, true>}},
+  return {{{{update<T, false, false, false>, update<T, false, false, true>},
+            {update<T, false, true, false>, update<T, false, true, true>}},
+           {{update<T, true, false, false>, update<T, true, false, true>},
+            {update<T, true, true, false>, update<T, true, true, true>}}},
           squares<T>};
 }
 

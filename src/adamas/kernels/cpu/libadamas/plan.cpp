@@ -107,8 +107,12 @@ struct adamas_plan {
   Chunks some;                      // their chunks
   std::vector<adamas_buffers> buffers;
   std::vector<adamas_scalars> numbers;
-  double grad_scale = 1.0;
-  std::vector<double> partials;
+  bool clipped = false;             // by value, to `bound`
+  double bound = 0.0;
+  std::vector<double> scales;       // per active tensor: multiplies its gradient
+  std::vector<double> partials;     // per block: sum of squares
+  std::vector<double> tensors;      // per active tensor
+  double total = 0.0;
 
   template <class T>
   void norm(int64_t begin, int64_t end) {
@@ -127,11 +131,11 @@ struct adamas_plan {
       const Segment& segment = chunks->segments[i];
       const adamas_buffers& b = buffers[segment.active];
       const adamas_scalars& s = numbers[segment.active];
-      const Numbers<T> r = rounded<T>(s, grad_scale);
+      const Numbers<T> r = rounded<T>(s, scales[segment.active], bound);
       const int64_t at = segment.begin;
       const bool amsgrad = rule.amsgrad != ADAMAS_AMSGRAD_OFF;
       T* const vmax = amsgrad ? static_cast<T*>(b.slots[2]) + at : nullptr;
-      loops<T>(*kernel).update[s.coupled != 0.0][amsgrad](
+      loops<T>(*kernel).update[clipped][s.coupled != 0.0][amsgrad](
           r, static_cast<T*>(b.p) + at, static_cast<const T*>(b.g) + at, static_cast<T*>(b.slots[0]) + at,
           static_cast<T*>(b.slots[1]) + at, vmax, segment.end - at);
     }
@@ -153,9 +157,14 @@ int32_t adamas_rule_slots(const adamas_rule* rule) {
 }
 
 void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, double grad_scale,
-                         adamas_scalars* out) {
+                         double clip, adamas_scalars* out) {
   Ieee ieee;
-  *out = scalars(*rule, *hyper, t, grad_scale);
+  *out = scalars(*rule, *hyper, t, grad_scale, clip);
+}
+
+double adamas_clip_factor(int32_t clip, double norm, double bound) {
+  Ieee ieee;
+  return clip_factor(clip, norm, bound);
 }
 
 adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const int32_t* formats, int64_t n,
@@ -184,6 +193,8 @@ adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const in
     plan->all.cut(plan->sizes, plan->everything);
     plan->buffers.resize(n);
     plan->numbers.resize(n);
+    plan->scales.resize(n);
+    plan->tensors.resize(n);
     // No step needs more than one of all tensors, so none allocates, and none can fail half-way.
     plan->active.reserve(n);
     plan->some.segments.reserve(plan->all.segments.size());
@@ -221,15 +232,35 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
   for (int64_t k = 0; k < count; ++k) {
     const int32_t row = rows ? rows[k] : 0;
     const bool same = k > 0 && t[k] == t[k - 1] && row == (rows ? rows[k - 1] : 0);
-    plan->numbers[k] = same ? plan->numbers[k - 1] : scalars(plan->rule, table[row], t[k], 1.0);
+    plan->numbers[k] = same ? plan->numbers[k - 1] : scalars(plan->rule, table[row], t[k], 1.0, 0.0);
   }
   plan->partials.resize(plan->chunks->blocks.back());
-  plan->grad_scale = 1.0;
+  plan->clipped = false;
+  std::fill(plan->scales.begin(), plan->scales.begin() + count, 1.0);
   plan->kernel = &chosen_kernel();
   return plan->chunks->count();
 }
 
-void adamas_set_grad_scale(adamas_plan* plan, double grad_scale) { plan->grad_scale = grad_scale; }
+double adamas_set_gradients(adamas_plan* plan, double grad_scale, int32_t clip, double bound, double others) {
+  Ieee ieee;
+  const size_t count = plan->chunks->blocks.size() - 1;
+  double norm = 0.0;
+  plan->clipped = clip == ADAMAS_CLIP_VALUE;
+  plan->bound = bound;
+  if (clip == ADAMAS_CLIP_NORM) {
+    for (size_t k = 0; k < count; ++k) {
+      const double own = std::fabs(grad_scale) * std::sqrt(plan->tensors[k]);
+      plan->scales[k] = grad_scale * clip_factor(clip, own, bound);
+    }
+    return 0.0;
+  }
+  if (clip == ADAMAS_CLIP_GLOBAL_NORM || clip == ADAMAS_CLIP_TORCH) {
+    norm = std::fabs(grad_scale) * std::sqrt(plan->total + others);
+    grad_scale *= clip_factor(clip, norm, bound);
+  }
+  std::fill(plan->scales.begin(), plan->scales.begin() + count, grad_scale);
+  return norm;
+}
 
 void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int64_t end) {
   Ieee ieee;
@@ -252,14 +283,14 @@ void adamas_run_all(adamas_plan* plan, int32_t phase) {
 double adamas_finish(adamas_plan* plan, int32_t phase) {
   if (phase != ADAMAS_PHASE_NORM) return 0.0;
   Ieee ieee;
-  double total = 0.0;
+  plan->total = 0.0;
   const std::vector<int64_t>& blocks = plan->chunks->blocks;
   for (size_t k = 0; k + 1 < blocks.size(); ++k) {
-    double tensor = 0.0;
-    for (int64_t b = blocks[k]; b < blocks[k + 1]; ++b) tensor += plan->partials[b];
-    total += tensor;
+    plan->tensors[k] = 0.0;
+    for (int64_t b = blocks[k]; b < blocks[k + 1]; ++b) plan->tensors[k] += plan->partials[b];
+    plan->total += plan->tensors[k];
   }
-  return total;
+  return plan->total;
 }
 
 void adamas_set_threads(int32_t n) { set_threads(n); }
@@ -279,11 +310,4 @@ int32_t adamas_set_isa(int32_t id) {
 }
 
 int32_t adamas_get_isa(void) { return isa().id; }
-
-uint64_t adamas_ieee_enter(void) {
-  const uint64_t before = control_get();
-  control_set(kIeee);
-  return before;
-}
-void adamas_ieee_leave(uint64_t before) { control_set(before); }
 }

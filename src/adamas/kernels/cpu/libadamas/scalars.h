@@ -12,12 +12,15 @@ namespace adamas {
 double power(double x, int64_t n);
 
 // adamas.rule.scalars
-adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale);
+adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale, double clip);
+
+// adamas.rule.clip_factor
+double clip_factor(int32_t clip, double norm, double bound);
 
 template <class T>
-Numbers<T> rounded(const adamas_scalars& s, double grad_scale) {
-  return {T(s.grad_scale * grad_scale), T(s.coupled), T(s.c1),   T(s.c2),  T(s.r2),
-          T(s.eps_root),                   T(s.alpha),   T(s.eps),  T(s.keep)};
+Numbers<T> rounded(const adamas_scalars& s, double grad_scale, double clip) {
+  return {T(s.grad_scale * grad_scale), T(clip),    T(s.coupled), T(s.c1),  T(s.c2), T(s.r2),
+          T(s.eps_root),                T(s.alpha), T(s.eps),     T(s.keep)};
 }
 
 }  // namespace adamas
