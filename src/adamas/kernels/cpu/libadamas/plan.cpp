@@ -1,6 +1,7 @@
 // Plans, steps and phases: everything of libadamas but the loops and the threads.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <new>
 #include <vector>
