@@ -120,9 +120,9 @@ def test_state_for_another_model_is_refused() -> None:
     two.build([tf.Variable(tf.zeros(4))])
     store: dict[str, np.ndarray] = {}
     one.save_own_variables(store)
-    with pytest.raises(StateError, match="shapes"):
+    with pytest.raises(StateError, match=r"array 2 has the shape \(3,\), that of this optimizer \(4,\)"):
         two.load_own_variables(store)
-    with pytest.raises(StateError, match="this optimizer 2"):
+    with pytest.warns(UserWarning, match=r"no moments yet.*optimizer\.build"):
         Adam().load_own_variables(store)
 
 

@@ -47,8 +47,7 @@ def test_a_tensor_that_was_read_keeps_its_numbers(rng: np.random.Generator) -> N
     optimizer.apply(grads, [held, free])
     reads = [held.value(), held.read_value(), tf.convert_to_tensor(held)]
     numbers = held.numpy().copy()
-    moments = [v for v in optimizer.variables if v.shape.rank == 1]
-    state = [v.value.read_value() for v in moments]
+    state = [v.value.read_value() for v in optimizer._stepper.slots.variables["float32"]]
     copies = [np.array(s) for s in state]
     optimizer.apply(grads, [held, free])
     for read in reads:

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from adamas.errors import ArgumentError, StateError
 from adamas.kernels.tensorflow.engines import Batch, in_xla
-from adamas.kernels.tensorflow.slots import Moments
 from adamas.kernels.tensorflow.stepper import Kernel, Stepper, refuse_strategy
 from adamas.rule import Hyper, Rule
 from adamas.tensorflow.files import Saved
+from adamas.tensorflow.moments import Moment
 
 _SLOT_NAMES = ("momentum", "velocity", "velocity_hat")  # Keras' names of m, v, vmax
 
@@ -154,9 +154,9 @@ class Adam(Saved):
             stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable)
             self._stepper = stepper
             self._index = {self._var_key(v): i for i, v in enumerate(stepped)}
-            for i in range(len(stepped)):
-                # tf.train.Checkpoint sees each parameter's moments by themselves, wherever they are kept.
-                self._track_trackable(Moments(stepper.slots, i), name=f"moments-{i}", overwrite=True)
+            # Keras and TensorFlow see each parameter's moments by themselves, wherever they are kept.
+            for slot, i in stepper.places():
+                self._track_variable(Moment(stepper.slots, slot, i, stepped[i], self.name))
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """One step: `keras.optimizers.Optimizer.apply`, in one native call where none of Keras' extras is asked for.
@@ -294,7 +294,8 @@ class Adam(Saved):
         )
 
     def _new_variable(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
-        return self.add_variable(shape=shape, initializer="zeros", dtype=dtype, name=name)
+        with keras.name_scope(self.name):
+            return keras.Variable(initializer="zeros", shape=shape, dtype=dtype, trainable=False, name=name)
 
     def _ready(self) -> Stepper:
         if self._stepper is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from adamas.errors import StateError
-from adamas.kernels.tensorflow.slots import Moments
 from adamas.state import State
 
 
@@ -27,36 +26,44 @@ class Saved(keras.optimizers.Optimizer):
         _numbers: Any
         _ready: Any
 
-    def save_own_variables(self, store: Any) -> None:
-        """Write the state for Keras' files: by parameter, as `keras.optimizers.Adam` does, which can read it."""
-        moments = [] if self._stepper is None else self._stepper.in_order()
-        for i, value in enumerate([*self._other_variables(), *moments]):
-            store[str(i)] = np.asarray(value)
-
     def load_own_variables(self, store: Any) -> None:
-        """Read the state that `save_own_variables`, or that of `keras.optimizers.Adam`, wrote.
+        """Read the state from one of Keras' files; Adamas and `keras.optimizers.Adam` write the same arrays.
+
+        Before the optimizer is built there is no place for them: they are skipped with a warning, as in Keras.
+
+        Args:
+            store: arrays by the names "0", "1", ...: `iterations`, the learning rate if it is a number, averages,
+                accumulators, then m and v of each parameter by turns, then each parameter's largest v.
 
         Raises:
-            StateError: it was saved for other variables. Nothing has been changed.
+            StateError: it was saved for other variables or settings. Nothing has been changed.
         """
-        others, stepper = self._other_variables(), self._stepper
-        targets = [variable.assign for variable in others]
-        shapes = [tuple(variable.shape) for variable in others]
-        if stepper is not None:
-            targets += [functools.partial(stepper.slots.write, slot, i) for slot, i in stepper.places()]
-            shapes += [stepper.shapes[i] for _, i in stepper.places()]
-        arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+        try:
+            arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+        except KeyError as error:
+            raise StateError(f"the saved state of {self.name!r} has no array {error}; the file is damaged") from error
+        variables = self.variables
+        if not self.built and len(arrays) > len(variables):
+            warnings.warn(
+                f"the state that was saved for the optimizer {self.name!r} is skipped: it has no moments yet. To go on "
+                "from it, call optimizer.build(model.trainable_variables) before load_weights",
+                stacklevel=2,
+            )
+            return
+        shapes = [tuple(variable.shape) for variable in variables]
         unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
         if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is still zero
             arrays += [np.zeros(shape) for shape in shapes[unbuilt:]]
-        if [array.shape for array in arrays] != shapes:
+        found = [array.shape for array in arrays]
+        if found != shapes or any(array.dtype.kind not in "iuf" for array in arrays):
             raise StateError(
-                f"the saved state of {self.name!r} has {len(arrays)} arrays, this optimizer {len(shapes)}"
-                + ("" if len(arrays) != len(shapes) else " of other shapes")
-                + "; nothing was loaded. Build the optimizer for the same model and with the same settings first"
+                f"the saved state of {self.name!r} does not fit: {_difference(found, shapes)}. Nothing was loaded. "
+                "Build the optimizer for the same variables with the same amsgrad, use_ema, "
+                "gradient_accumulation_steps and kind of learning rate (number or schedule); or give load_weights "
+                "skip_mismatch=True to leave the optimizer as it is"
             )
-        for assign, array in zip(targets, arrays, strict=True):
-            assign(array)
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
 
     def portable_state(self) -> State:
         """A copy of everything carried from step to step, for `adamas.state.save`.
@@ -124,7 +131,7 @@ class Saved(keras.optimizers.Optimizer):
         """What TensorFlow saves: everything in a checkpoint; no moments in a SavedModel, which nobody trains on."""
         children = dict(super()._trackable_children(save_type, **options))
         if save_type != "checkpoint":
-            children = {name: child for name, child in children.items() if not isinstance(child, Moments)}
+            del children["_variables"]
         return children
 
     def _names(self) -> list[str]:
@@ -137,7 +144,11 @@ class Saved(keras.optimizers.Optimizer):
                 names.append(f"{name}#{taken}" if taken else name)
         return names
 
-    def _other_variables(self) -> list[Any]:
-        """What Keras keeps beside the moments, in Keras' order."""
-        moments = set() if self._stepper is None else {id(variable) for variable in self._stepper.made}
-        return [variable for variable in self.variables if id(variable) not in moments]
+
+def _difference(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> str:
+    if len(found) != len(expected):
+        return f"it has {len(found)} arrays, this optimizer {len(expected)}"
+    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if one != other:
+            return f"its array {i} has the shape {one}, that of this optimizer {other}"
+    return "it holds something else than numbers"

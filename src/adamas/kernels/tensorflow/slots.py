@@ -20,7 +20,7 @@ import tensorflow as tf
 BLOCK = 4096  # elements: where a parameter begins in its arena; the unit of libadamas' sums and of storage formats
 
 NewVariable = Callable[[tuple[int, ...], str, str], Any]
-"""(shape, dtype, name) -> a new keras.Variable of zeros, tracked by the optimizer."""
+"""(shape, dtype, name) -> a new keras.Variable of zeros."""
 
 
 class Slots(Protocol):
@@ -116,21 +116,6 @@ class Separate:
 
     def places(self, dtype: str, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
         return [variables[i] for variables in self.variables for i in indices], [0] * len(indices)
-
-
-class Moments(tf.__internal__.tracking.Trackable):
-    """One parameter's moments, as tf.train.Checkpoint saves and restores them."""
-
-    def __init__(self, slots: Slots, i: int) -> None:
-        self._slots = slots
-        self._i = i
-
-    def _serialize_to_tensors(self) -> dict[str, Any]:
-        return {name: self._slots.read(slot, self._i) for slot, name in enumerate(self._slots.names)}
-
-    def _restore_from_tensors(self, restored: dict[str, Any]) -> None:
-        for slot, name in enumerate(self._slots.names):
-            self._slots.write(slot, self._i, restored[name])
 
 
 def label(variable: Any) -> str:

@@ -55,7 +55,6 @@ class Stepper:
         self.rule = rule
         self.variables = list(variables)
         self.shapes = [tuple(variable.shape) for variable in variables]
-        self.made: list[Any] = []
         self._asked, self._decaying, self._for_xla = kernel, decaying, for_xla
         self._forced = kernel != "auto"
         self._batches: dict[tuple[int, ...], tuple[Sequence[Any], Batch]] = {}
@@ -92,13 +91,8 @@ class Stepper:
             slot_names: what the rule's slots are called in them.
             new_variable: makes one.
         """
-
-        def new(shape: tuple[int, ...], dtype: str, name: str) -> Any:
-            self.made.append(new_variable(shape, dtype, name))
-            return self.made[-1]
-
-        self.slots: Slots
-        self.slots = (Separate if self._for_xla or self.kind != "native" else Arena)(slot_names, self.variables, new)
+        layout = Separate if self._for_xla or self.kind != "native" else Arena
+        self.slots: Slots = layout(slot_names, self.variables, new_variable)
         self._resource = Resource(self.rule, self.slots)
         self._expression = Expression(self.rule, self.slots)
 
@@ -152,10 +146,6 @@ class Stepper:
         return [(s, i) for i in range(count) for s in (0, 1)] + [
             (s, i) for s in range(2, len(self.rule.slots)) for i in range(count)
         ]
-
-    def in_order(self) -> list[Any]:
-        """The moments by parameter, in the order of `places`."""
-        return [self.slots.read(slot, i) for slot, i in self.places()]
 
     def forget(self) -> None:
         """Work everything out again at the next step, because weight decay applies to other variables now."""
