@@ -8,7 +8,8 @@
  * set, the number of threads, the order of the chunks and the caller's floating-point environment.
  *
  * A plan serves one step at a time: callers serialise begin ... finish. Two plans are independent.
- * Nothing here calls back or throws; memory is allocated when a plan is created only, and threads by `run_all`.
+ * Nothing here calls back or throws; memory is allocated when a plan is created, and by `rows_sort`, only; threads are
+ * started by `run_all`.
  */
 #ifndef ADAMAS_H
 #define ADAMAS_H
@@ -25,7 +26,7 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 2           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 3           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 4
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
 
@@ -98,6 +99,48 @@ ADAMAS_API void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int6
 ADAMAS_API void adamas_run_all(adamas_plan* plan, int32_t phase);
 /* Ends a phase; see the phases for what it returns. */
 ADAMAS_API double adamas_finish(adamas_plan* plan, int32_t phase);
+
+/* Sparse gradients (adamas/kernels/rows.py): some rows of a table of `width` elements a row take a step, whose cost
+ * does not depend on the other rows. A gradient is n rows of values, with the row of the table that each belongs to:
+ *
+ *     sort        which rows there are, each once
+ *     sum         their gradients: the values of a row, added in the order in which they came
+ *     squares     what clipping by a norm needs
+ *     update      the step; a row that missed steps has its moments decayed first
+ *     settle      decays every row that missed steps, so that the moments are those of a dense optimizer
+ *
+ * All but sort may be shared out among threads by ranges of rows; the caller moves the clock: after update by one, after
+ * settle to 0. */
+typedef struct {
+  void* p;                         /* settle: not read */
+  void* slots[ADAMAS_MAX_SLOTS];
+  int32_t* seen;                   /* per row: what the clock was after its last step; 0 in a settled table */
+  int32_t clock;                   /* the steps taken by this table since it was settled; may wrap around */
+  int64_t width;
+} adamas_table;
+
+#define ADAMAS_ROWS_NO_MEMORY INT64_MIN
+/* indices: n >= 0 numbers of index_bytes 4 or 8, from 0 to count - 1. Written, with room for n each: rows, the distinct
+ * indices, increasing; order, the positions of the entries sorted by row, in the order given within one; ends, where
+ * the entries of rows[k] end in `order`. Returns how many rows, or -1 - i where indices[i] is out of range, or
+ * ADAMAS_ROWS_NO_MEMORY; nothing has been written then. */
+ADAMAS_API int64_t adamas_rows_sort(int32_t index_bytes, const void* indices, int64_t n, int64_t count, int64_t* rows,
+                                    int64_t* order, int64_t* ends);
+/* sums[k * width ...] for rows k of [begin, end) of what `sort` found. */
+ADAMAS_API void adamas_rows_sum(int32_t dtype, const void* values, int64_t width, const int64_t* order,
+                                const int64_t* ends, int64_t begin, int64_t end, void* sums);
+/* The sum of squares that the phase NORM would find in the dense gradient, to the bit. rows: increasing. */
+ADAMAS_API double adamas_rows_squares(int32_t dtype, const void* sums, const int64_t* rows, int64_t n, int64_t width);
+/* What is done to the gradients first, as adamas_set_gradients does it. squares: the sum of squares, before grad_scale,
+ * of the gradient that is clipped by its norm, or of all gradients that are clipped by their global norm. */
+typedef struct { double grad_scale; int32_t clip; double bound, squares; } adamas_scaling;
+/* rows[begin ... end), each once, with the gradients `sums`, at step t >= 1. */
+ADAMAS_API void adamas_rows_update(const adamas_rule* rule, int32_t dtype, const adamas_table* table,
+                                   const int64_t* rows, const void* sums, const adamas_hyper* hyper, int64_t t,
+                                   const adamas_scaling* scaling, int64_t begin, int64_t end);
+/* The rows begin ... end - 1 of the table. */
+ADAMAS_API void adamas_rows_settle(int32_t dtype, const adamas_table* table, double beta1, double beta2, int64_t begin,
+                                   int64_t end);
 
 /* Threads of the library's own pool, the caller included. n = 0: what affinity and cgroup quota allow. */
 ADAMAS_API void adamas_set_threads(int32_t n);

@@ -1,0 +1,165 @@
+"""The rows of libadamas, called through its C interface as the TensorFlow op calls it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import numpy as np
+
+from adamas.kernels import cpu
+from adamas.rule import Clip, Hyper, Rule
+
+MAX_SLOTS = 4  # adamas.h
+CLIPS = ("none", "value", "norm", "global_norm", "torch")
+
+
+class _Table(ctypes.Structure):
+    _fields_ = (
+        ("p", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p * MAX_SLOTS),
+        ("seen", ctypes.c_void_p),
+        ("clock", ctypes.c_int32),
+        ("width", ctypes.c_int64),
+    )
+
+
+class _Scaling(ctypes.Structure):
+    _fields_ = (
+        ("grad_scale", ctypes.c_double),
+        ("clip", ctypes.c_int32),
+        ("bound", ctypes.c_double),
+        ("squares", ctypes.c_double),
+    )
+
+
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(cpu.library_path()))
+    library.adamas_rows_sort.restype = ctypes.c_int64
+    library.adamas_rows_squares.restype = ctypes.c_double
+    return library
+
+
+def _at(array: np.ndarray) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _width(values: np.ndarray) -> int:
+    return int(np.prod(values.shape[1:], dtype=np.int64))
+
+
+def _ranges(n: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
+    """[0, n) in pieces that end at `cuts`, the last ones first: no result may depend on either."""
+    ends = sorted({min(cut, n) for cut in (*cuts, n)})
+    return list(zip([0, *ends], ends, strict=False))[::-1]
+
+
+def sort(indices: np.ndarray, count: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """What adamas_rows_sort returned, and the arrays for what it wrote, filled with -7 before."""
+    rows, order, ends = (np.full(len(indices), -7, np.int64) for _ in range(3))
+    found = _library().adamas_rows_sort(
+        ctypes.c_int32(indices.dtype.itemsize),
+        _at(indices),
+        ctypes.c_int64(len(indices)),
+        ctypes.c_int64(count),
+        _at(rows),
+        _at(order),
+        _at(ends),
+    )
+    return found, rows, order, ends
+
+
+def add_up(
+    indices: np.ndarray, values: np.ndarray, count: int, cuts: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """`adamas.kernels.rows.add_up`, in ranges that end at `cuts`."""
+    found, rows, order, ends = sort(indices, count)
+    assert found >= 0
+    sums = np.full((found, *values.shape[1:]), np.nan, values.dtype)
+    for begin, end in _ranges(found, cuts):
+        _library().adamas_rows_sum(
+            ctypes.c_int32(values.dtype == np.float64),
+            _at(values),
+            ctypes.c_int64(_width(values)),
+            _at(order),
+            _at(ends),
+            ctypes.c_int64(begin),
+            ctypes.c_int64(end),
+            _at(sums),
+        )
+    return rows[:found], sums
+
+
+def squares(rows: np.ndarray, sums: np.ndarray) -> float:
+    """The sum of squares of the dense gradient."""
+    return float(
+        _library().adamas_rows_squares(
+            ctypes.c_int32(sums.dtype == np.float64),
+            _at(sums),
+            _at(rows),
+            ctypes.c_int64(len(rows)),
+            ctypes.c_int64(_width(sums)),
+        )
+    )
+
+
+def step(
+    rule: Rule,
+    hyper: Hyper,
+    t: int,
+    p: np.ndarray,
+    slots: Sequence[np.ndarray],
+    seen: np.ndarray,
+    rows: np.ndarray,
+    sums: np.ndarray,
+    grad_scale: float = 1.0,
+    clip: Clip | None = None,
+    squares: float = 0.0,
+    cuts: Sequence[int] = (),
+) -> None:
+    """`adamas.kernels.rows.step`."""
+    codes = (ctypes.c_int32 * 4)(*cpu.rule_codes(rule))
+    numbers = (ctypes.c_double * 6)(*astuple(hyper))
+    kind, bound = (0, 0.0) if clip is None else (CLIPS.index(clip.kind), clip.bound)
+    scaling = _Scaling(grad_scale, kind, bound, squares)
+    for begin, end in _ranges(len(rows), cuts):
+        _library().adamas_rows_update(
+            codes,
+            ctypes.c_int32(p.dtype == np.float64),
+            ctypes.byref(_table(p, slots, seen)),
+            _at(rows),
+            _at(sums),
+            numbers,
+            ctypes.c_int64(t),
+            ctypes.byref(scaling),
+            ctypes.c_int64(begin),
+            ctypes.c_int64(end),
+        )
+    seen[-1:].view(np.uint32)[:] += np.uint32(1)
+
+
+def settle(hyper: Hyper, slots: Sequence[np.ndarray], seen: np.ndarray, cuts: Sequence[int] = ()) -> None:
+    """`adamas.kernels.rows.settle`."""
+    for begin, end in _ranges(len(seen) - 1, cuts):
+        _library().adamas_rows_settle(
+            ctypes.c_int32(slots[0].dtype == np.float64),
+            ctypes.byref(_table(None, slots, seen)),
+            ctypes.c_double(hyper.beta1),
+            ctypes.c_double(hyper.beta2),
+            ctypes.c_int64(begin),
+            ctypes.c_int64(end),
+        )
+    seen[-1] = 0
+
+
+def _table(p: np.ndarray | None, slots: Sequence[np.ndarray], seen: np.ndarray) -> _Table:
+    places = [_at(slot).value for slot in slots] + [None] * (MAX_SLOTS - len(slots))
+    return _Table(
+        None if p is None else _at(p).value,
+        (ctypes.c_void_p * MAX_SLOTS)(*places),
+        _at(seen).value,
+        int(seen[-1]),
+        _width(slots[0]),
+    )
