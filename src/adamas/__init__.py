@@ -5,6 +5,7 @@ The library is one optimizer for several frameworks, and a training loop:
     from adamas.numpy import Adam, AdamW            NumPy arrays, updated in place
     from adamas.keras import Adam, AdamW            Keras 3
     from adamas.tensorflow import Adam, AdamW       tf.Variables in a loop of your own
+    from adamas.torch import Adam, AdamW            PyTorch on the CPU
     from adamas.train import fit                    model.fit, many times faster
 
 `import adamas` loads NumPy and the standard library only; a framework is loaded with the module that needs it. Read
@@ -65,7 +66,7 @@ _HOMES = {
     "set_threads": "adamas.kernels.cpu",
 }
 # `adamas.numpy` works after `import adamas` alone, as `adamas.keras` does where Keras is installed.
-_MODULES = "compare errors formats gradients kernels keras numpy rule state tensorflow train".split()
+_MODULES = "compare errors formats gradients kernels keras numpy rule state tensorflow torch train".split()
 
 
 def __getattr__(name: str) -> Any:
