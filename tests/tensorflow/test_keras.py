@@ -98,22 +98,6 @@ def test_saved_model_goes_on_as_if_never_stopped(amsgrad: bool, tmp_path: Path) 
     assert equal(weights(model), weights(loaded))
 
 
-@pytest.mark.parametrize(("kept", "ours"), [("Adam", Adam), ("AdamW", AdamW)])
-def test_file_from_keras_goes_on_with_adamas(kept: str, ours: type, tmp_path: Path) -> None:
-    model = model_with(getattr(keras.optimizers, kept)(0.01))
-    train(model)
-    model.save(tmp_path / "model.keras")
-    plain = keras.models.load_model(tmp_path / "model.keras")
-    assert type(plain.optimizer) is getattr(keras.optimizers, kept)
-    loaded = adamas.keras.load_model(tmp_path / "model.keras")
-    assert type(loaded.optimizer) is ours
-    assert int(loaded.optimizer.iterations) == 8
-    store: dict[str, np.ndarray] = {}
-    loaded.optimizer.save_own_variables(store)
-    for key, variable in enumerate(plain.optimizer.variables):
-        assert np.array_equal(store[str(key)], variable.numpy())
-
-
 def test_state_for_another_model_is_refused() -> None:
     one, two = Adam(), Adam()
     one.build([tf.Variable(tf.zeros(3))])

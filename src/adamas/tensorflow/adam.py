@@ -135,6 +135,7 @@ class Adam(Saved):
         Raises:
             UnsupportedError: a variable cannot be stepped.
             KernelError: the kernel that was asked for cannot serve here.
+            StateError: a checkpoint that was restored into it before does not fit the variables.
         """
         if self.built:
             return
@@ -149,7 +150,7 @@ class Adam(Saved):
             decaying=bool(self.weight_decay),
             for_xla=self._expects_xla or in_xla(),
         )
-        with tf.init_scope():
+        with tf.init_scope(), self._restoring(variables, stepper):
             super().build(variables)
             stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable)
             self._stepper = stepper

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from adamas.errors import StateError
+from adamas.errors import StateError, UnsupportedError
+from adamas.kernels.tensorflow.stepper import Stepper
 from adamas.state import State
+from adamas.tensorflow.checkpoints import SAME, Offer, difference, look
 
 
 class Saved(keras.optimizers.Optimizer):
@@ -25,6 +32,9 @@ class Saved(keras.optimizers.Optimizer):
         _index: dict[Any, int]
         _numbers: Any
         _ready: Any
+
+    _offer: Offer | None = None
+    _refusal: str | None = None
 
     def load_own_variables(self, store: Any) -> None:
         """Read the state from one of Keras' files; Adamas and `keras.optimizers.Adam` write the same arrays.
@@ -54,16 +64,51 @@ class Saved(keras.optimizers.Optimizer):
         unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
         if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is still zero
             arrays += [np.zeros(shape) for shape in shapes[unbuilt:]]
-        found = [array.shape for array in arrays]
-        if found != shapes or any(array.dtype.kind not in "iuf" for array in arrays):
+        misfit = difference([array.shape for array in arrays], shapes)
+        if any(array.dtype.kind not in "iuf" for array in arrays):
+            misfit = "it has arrays of something else than numbers"
+        if misfit:
             raise StateError(
-                f"the saved state of {self.name!r} does not fit: {_difference(found, shapes)}. Nothing was loaded. "
-                "Build the optimizer for the same variables with the same amsgrad, use_ema, "
-                "gradient_accumulation_steps and kind of learning rate (number or schedule); or give load_weights "
-                "skip_mismatch=True to leave the optimizer as it is"
+                f"the saved state of {self.name!r} does not fit: {misfit}. Nothing was loaded. {SAME}; or give "
+                "load_weights skip_mismatch=True to leave the optimizer as it is"
             )
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
+
+    def to_keras(self) -> Any:
+        """`keras.optimizers.Adam` or `AdamW` with these settings, and this state if the optimizer is built.
+
+        It steps the same variables and has copies of everything else: moments, averages, accumulated gradients,
+        `iterations`, and what `exclude_from_weight_decay` leaves out. `kernel` has no counterpart and changes no
+        number. A schedule or a callable as learning rate is shared.
+
+        Raises:
+            UnsupportedError: a subclass, whose steps may be others.
+
+        Example:
+            >>> import keras
+            >>> from adamas.tensorflow import AdamW
+            >>> type(AdamW(1e-3, weight_decay=0.01).to_keras()) is keras.optimizers.AdamW
+            True
+        """
+        if type(self).__module__ != "adamas.tensorflow.adam":
+            raise UnsupportedError(
+                f"{type(self).__name__} is a class of its own and may step otherwise than keras.optimizers.Adam; make "
+                "Keras' optimizer from what you know about it"
+            )
+        cls = getattr(keras.optimizers, type(self).__name__)
+        rate = self._learning_rate
+        settings = {name: getattr(self, name) for name in inspect.signature(cls).parameters if hasattr(self, name)}
+        settings["learning_rate"] = float(rate) if isinstance(rate, keras.Variable) else rate
+        theirs = cls(**settings)
+        for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+            if hasattr(self, name):
+                setattr(theirs, name, copy.copy(getattr(self, name)))
+        if self.built:
+            theirs.build(self._trainable_variables)
+            for its, mine in zip(theirs.variables, self.variables, strict=True):
+                its.assign(np.asarray(mine))
+        return theirs
 
     def portable_state(self) -> State:
         """A copy of everything carried from step to step, for `adamas.state.save`.
@@ -127,6 +172,42 @@ class Saved(keras.optimizers.Optimizer):
         if main.weight_decay or self.weight_decay is not None:
             self.weight_decay = main.weight_decay
 
+    def _checkpoint_adapter(self, path: str) -> Any:
+        """TensorFlow's question before it restores this optimizer, or plans to when it is built: fit to be restored?
+
+        By itself it leaves alone what it finds no place for, so training would silently go on from zero moments.
+        """
+        self._offer = look(path)
+        if self.built:
+            self._offer.check(self.name, [tuple(variable.shape) for variable in self.variables])
+        return super()._checkpoint_adapter(path)
+
+    @contextmanager
+    def _restoring(self, variables: Sequence[Any], stepper: Stepper) -> Iterator[None]:
+        """In it, `build` makes what the optimizer keeps, and TensorFlow fills in what it was to restore.
+
+        Raises:
+            StateError: what was restored before does not fit, or cannot be read; then for every further build too.
+        """
+        if self._refusal:
+            raise StateError(self._refusal)
+        if self._offer:
+            kept = [*self.variables]  # iterations, learning rate
+            kept += stepper.variables if self.use_ema else []
+            kept += variables if self.gradient_accumulation_steps else []
+            kept += [stepper.variables[i] for _, i in stepper.places()]
+            self._offer.check(self.name, [tuple(variable.shape) for variable in kept])
+        try:
+            yield
+        except (tf.errors.OpError, IndexError) as error:  # IndexError: TensorFlow's word for a file that is too short
+            if self._offer is None:
+                raise
+            self.built = False
+            self._refusal = (
+                f"{self._offer.path} cannot be read ({error}); make a new optimizer, restore another checkpoint"
+            )
+            raise StateError(self._refusal) from error
+
     def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
         """What TensorFlow saves: everything in a checkpoint; no moments in a SavedModel, which nobody trains on."""
         children = dict(super()._trackable_children(save_type, **options))
@@ -143,12 +224,3 @@ class Saved(keras.optimizers.Optimizer):
                 taken = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
                 names.append(f"{name}#{taken}" if taken else name)
         return names
-
-
-def _difference(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> str:
-    if len(found) != len(expected):
-        return f"it has {len(found)} arrays, this optimizer {len(expected)}"
-    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-        if one != other:
-            return f"its array {i} has the shape {one}, that of this optimizer {other}"
-    return "it holds something else than numbers"

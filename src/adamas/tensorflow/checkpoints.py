@@ -1,0 +1,94 @@
+"""What a TensorFlow checkpoint holds for a Keras optimizer, looked at before anything is restored from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+from adamas.errors import StateError
+
+Shape = tuple[int, ...]
+
+SAME = (
+    "Build the optimizer for the same variables with the same amsgrad, use_ema, gradient_accumulation_steps and "
+    "kind of learning rate (number or schedule)"
+)
+_ADAMS = {"_momentums", "_velocities", "_velocity_hats", "_model_variables_moving_average", "_accumulated_gradients"}
+
+
+@dataclass(frozen=True)
+class SavedOptimizer:
+    """One optimizer in a checkpoint.
+
+    shapes   of its variables, in Keras' order
+    built    whether it had seen its variables
+    others   lists of variables that Adam does not keep, by Keras' names
+    """
+
+    shapes: tuple[Shape, ...]
+    built: bool
+    others: tuple[str, ...]
+
+    def misfit(self, shapes: Sequence[Shape]) -> str | None:
+        """Why an Adam whose variables have these shapes cannot go on from it; None if it can."""
+        if self.others:
+            return f"it keeps {', '.join(self.others)}, so it is no Adam"
+        return difference(self.shapes, shapes) if self.built else None
+
+
+def difference(found: Sequence[Shape], expected: Sequence[Shape]) -> str | None:
+    """The first difference between the shapes that were saved and those of an optimizer's variables."""
+    if len(found) != len(expected):
+        return f"it has {len(found)} arrays, this optimizer {len(expected)}"
+    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if one != other:
+            return f"its array {i} has the shape {one}, that of this optimizer {other}"
+    return None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A checkpoint that TensorFlow restores from, at once or when the optimizer is built."""
+
+    path: str
+    optimizers: Sequence[SavedOptimizer]
+
+    def check(self, name: str, shapes: Sequence[Shape]) -> None:
+        """Nothing, unless no optimizer in it fits the one of this name, whose variables have these shapes: StateError.
+
+        Which of several is meant, TensorFlow does not say; then one that fits is enough.
+        """
+        misfits = [optimizer.misfit(shapes) for optimizer in self.optimizers]
+        if all(misfits):
+            raise StateError(
+                f"the checkpoint {self.path} has no state for the optimizer {name!r}: "
+                f"{'; '.join(map(str, misfits)) or 'it has no optimizer of Keras 3'}. Nothing was restored. {SAME}; or "
+                "restore into a tf.train.Checkpoint without the optimizer, which then begins at zero"
+            )
+
+
+def look(path: str) -> Offer:
+    """What a checkpoint offers: the Keras 3 optimizers anywhere in it."""
+    reader = tf.train.load_checkpoint(path)
+    nodes = TrackableObjectGraph.FromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
+    shapes = reader.get_variable_to_shape_map()
+    found = []
+    for node in nodes:
+        children = {child.local_name: nodes[child.node_id] for child in node.children}
+        if not {"_iterations", "_variables", "_trainable_variables"} <= children.keys():
+            continue
+        variables = {int(child.local_name): nodes[child.node_id] for child in children["_variables"].children}
+        keys = [variables[i].attributes[0].checkpoint_key for i in sorted(variables)]
+        members = {child.node_id for child in children["_variables"].children}
+        lists = [name for name, child in children.items() if members & {part.node_id for part in child.children}]
+        found.append(
+            SavedOptimizer(
+                shapes=tuple(tuple(shapes[key]) for key in keys),
+                built=bool(children["_trainable_variables"].children),
+                others=tuple(name for name in lists if name not in _ADAMS | {"_variables"}),
+            )
+        )
+    return Offer(path, found)
