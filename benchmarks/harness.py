@@ -1,48 +1,55 @@
-"""The parent: starts the workers, gives turns, takes medians, writes down where and with what."""
+"""The parent: starts the workers, gives turns, takes medians."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import platform
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("numpy", "tensorflow", "tensorflow-cpu", "keras", "torch", "jax", "optax")
+Rounds = list[dict[str, float]]  # for each round, what each peer measured
 
 
 @dataclass(frozen=True)
 class Target:
-    """A demand on one case: the figure `value(times)` of a round must reach `at_least` (or stay `at_most`)."""
+    """A demand on one case: the figure `value(rounds)` must reach `at_least` (or stay `at_most`)."""
 
     text: str
-    value: Callable[[dict[str, float]], float]
+    value: Callable[[Rounds], float]
     at_least: float | None = None
     at_most: float | None = None
 
-    def met(self, figure: float) -> bool:
-        return (self.at_least is None or figure >= self.at_least) and (self.at_most is None or figure <= self.at_most)
+    def verdict(self, rounds: Rounds) -> dict[str, Any]:
+        figure = self.value(rounds)
+        met = (self.at_least is None or figure >= self.at_least) and (self.at_most is None or figure <= self.at_most)
+        bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        return {"target": self.text, "bound": bound, "figure": figure, "met": met}
+
+
+def ratio(slow: str, fast: str) -> Callable[[Rounds], float]:
+    """How many times as long `slow` takes as `fast`: taken in each round first, then the median."""
+    return lambda rounds: median(times[slow] / times[fast] for times in rounds)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One job that all peers do, what its seconds mean (`figure`, in `unit`), and what is demanded."""
+    """One job that all peers do, what it measures means (`figure`, in `unit`), and what is demanded."""
 
+    key: str  # what `--only` calls it
     name: str
-    kind: str  # the function of the peers' modules that prepares it
     arguments: dict[str, Any]
     unit: str
     figure: Callable[[float], float]
     ours: str
-    targets: tuple[Target, ...] = field(default=())
+    targets: tuple[Target, ...] = ()
+    large: bool = False  # one framework at a time has its jobs in memory, built anew in each round
 
 
 class Worker:
@@ -72,116 +79,92 @@ class Worker:
         self.process.wait()
 
 
-def measure(case: Case, workers: list[Worker], rounds: int, budget: float, say: Callable[[str], None]) -> dict:
-    """All rounds of one case: {"case", "unit", "rows", "verdicts"}."""
-    peers: list[tuple[Worker, str]] = []
-    for worker in workers:
-        say(f"{case.name}: {worker.framework} prepares")
-        peers += [(worker, peer) for peer in worker.ask(prepare=case.kind, arguments=case.arguments)]
-    seconds: list[dict[str, float]] = []
-    for number in range(rounds):
-        seconds.append({})
-        for worker, peer in peers:
-            say(f"{case.name}: round {number + 1} of {rounds}, {peer}")
-            seconds[-1][peer] = worker.ask(turn=peer, budget=budget)
-    for worker in workers:
-        worker.ask(drop=True)
+@dataclass(frozen=True)
+class Plan:
+    """How a run measures."""
 
-    def median(value: Callable[[dict[str, float]], float]) -> float:
-        return statistics.median(value(times) for times in seconds)
-
-    rows = [
-        {
-            "peer": peer,
-            "figure": median(lambda times, peer=peer: case.figure(times[peer])),
-            "times_ours": median(lambda times, peer=peer: times[peer] / times[case.ours]),
-            "seconds": [times[peer] for times in seconds],
-        }
-        for _, peer in peers
-    ]
-    verdicts = []
-    for target in case.targets:
-        figure = median(target.value)
-        bound = f">= {target.at_least:g}" if target.at_least is not None else f"<= {target.at_most:g}"
-        verdicts.append({"target": target.text, "bound": bound, "figure": figure, "met": target.met(figure)})
-    return {"case": case.name, "unit": case.unit, "ours": case.ours, "rows": rows, "verdicts": verdicts}
+    kind: str
+    rounds: int
+    budget: float  # seconds of one turn
+    wanted: tuple[str, ...]  # words in the names of peers; none: all
+    say: Callable[[str], None]
 
 
-@dataclass
-class Machine:
-    """Where a result comes from."""
+def measure(case: Case, workers: list[Worker], plan: Plan) -> dict[str, Any]:
+    """All rounds of one case: {"key", "case", "unit", "ours", "rows", "verdicts"}."""
+    wanted = (*plan.wanted, case.ours) if plan.wanted else ()
+    facts: dict[str, dict[str, Any]] = {}
+    rounds: Rounds = [{} for _ in range(plan.rounds)]
 
-    processor: str
-    cores: int
-    memory_gib: float
-    system: str
-    python: str
-    packages: dict[str, str]
-    commit: str
-    date: str
+    def prepare(worker: Worker) -> list[str]:
+        plan.say(f"{case.name}: {worker.framework} prepares")
+        found = worker.ask(prepare=plan.kind, arguments=case.arguments, wanted=wanted)
+        facts.update({fact["peer"]: fact for fact in found})
+        return [fact["peer"] for fact in found]
 
-    @classmethod
-    def here(cls) -> Machine:
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "src", "CMakeLists.txt"], capture_output=True, text=True, check=False
-        )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(
-            processor=_processor(),
-            cores=cores,
-            memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            system=f"{platform.system()} {platform.machine()}",
-            python=platform.python_version(),
-            packages={name: version for name in PACKAGES if (version := _version(name))},
-            commit=(commit.stdout.strip() or "unknown") + ("+changes" if changed.stdout.strip() else ""),
-            date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        )
+    def turns(worker: Worker, peers: list[str], number: int) -> None:
+        for peer in peers:
+            value = rounds[number][peer] = worker.ask(turn=peer, budget=plan.budget)
+            plan.say(f"{case.name}: round {number + 1} of {plan.rounds}, {peer}: {case.figure(value):,.4g} {case.unit}")
 
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    if case.large:
+        for number in range(plan.rounds):
+            for worker in workers:
+                turns(worker, prepare(worker), number)
+                worker.ask(drop=True)
+            check_same(list(facts.values()))
+    else:
+        prepared = [prepare(worker) for worker in workers]
+        check_same(list(facts.values()))
+        for number in range(plan.rounds):
+            for worker, peers in zip(workers, prepared, strict=True):
+                turns(worker, peers, number)
+        for worker in workers:
+            worker.ask(drop=True)
+    return {
+        "key": case.key,
+        "case": case.name,
+        "unit": case.unit,
+        "ours": case.ours,
+        "rows": [_row(case, rounds, fact) for fact in facts.values()],
+        "verdicts": [] if wanted else [target.verdict(rounds) for target in case.targets],
+    }
 
 
-def write(path: Path, command: str, rounds: int, results: list[dict]) -> None:
-    """The results as JSON, and as a Markdown table beside it."""
-    machine = Machine.here()
-    document = {"command": command, "rounds": rounds, "machine": asdict(machine), "cases": results}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(document))
+def _row(case: Case, rounds: Rounds, fact: dict[str, Any]) -> dict[str, Any]:
+    peer = fact["peer"]
+    row = {
+        "peer": peer,
+        "figure": median(case.figure(values[peer]) for values in rounds),
+        "times_ours": median(values[peer] / values[case.ours] for values in rounds),
+        "seconds": [values[peer] for values in rounds],
+    }
+    if fact["loss"] is not None:
+        row |= {"loss": fact["loss"], "differs": fact["differs"]}
+    return row
 
 
-def markdown(document: dict) -> str:
-    machine = document["machine"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    lines = [
-        f"Generated by `{document['command']}`: medians of {document['rounds']} interleaved rounds, {machine['date']}, "
-        f"commit {machine['commit']}.",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; "
-        f"Python {machine['python']}, {packages}.",
-    ]
-    for result in document["cases"]:
-        lines += ["", f"## {result['case']}", "", f"| | {result['unit']} | time, as a multiple of {result['ours']} |"]
-        lines.append("| --- | ---: | ---: |")
-        lines += [f"| {row['peer']} | {row['figure']:,.4g} | {row['times_ours']:.2f} |" for row in result["rows"]]
-        if result["verdicts"]:
-            lines += ["", "| target | demanded | measured | |", "| --- | ---: | ---: | --- |"]
-        for v in result["verdicts"]:
-            lines.append(
-                f"| {v['target']} | {v['bound']} | {v['figure']:.3g} | {'met' if v['met'] else '**missed**'} |"
-            )
-    return "\n".join(lines) + "\n"
+def check_same(facts: list[dict[str, Any]]) -> None:
+    """Of trainings: all peers train the same model from the same weights, and it learns alike with all of them.
+
+    Raises:
+        RuntimeError: other numbers of parameters, other losses before the training, a loss that did not fall, or,
+            where nothing says why it may, one that fell by an amount more than a tenth off the median.
+    """
+    trainings = [fact for fact in facts if fact["loss"] is not None]
+    if not trainings:
+        return
+    told = "; ".join("{peer}: {parameters} parameters, loss {loss}".format(**fact) for fact in trainings)
+    if len({fact["parameters"] for fact in trainings}) > 1:
+        raise RuntimeError(f"the models differ in size. {told}")
+    if not _close([fact["loss"][0] for fact in trainings], 1e-4):
+        raise RuntimeError(f"the models do not begin alike. {told}")
+    falls = {fact["peer"]: fact["loss"][0] - fact["loss"][1] for fact in trainings}
+    alike = [falls[fact["peer"]] for fact in trainings if not fact["differs"]]
+    if min(falls.values()) <= 0 or not _close(alike, 0.1):
+        raise RuntimeError(f"the models do not learn alike. {told}")
+
+
+def _close(values: list[float], share: float) -> bool:
+    middle = median(values)
+    return all(math.isfinite(value) and abs(value - middle) <= share * abs(middle) for value in values)

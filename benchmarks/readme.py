@@ -12,24 +12,23 @@ READMES = ("README.md", "README.zh-CN.md")
 SECTION = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
 
 
+# The kinds that the READMEs show, with what stands above the names of the peers.
+SHOWN = {"step": "Adam, one step", "train": "Adam, a training"}
+
+
 def section() -> str:
     """What stands between the two comments in each README, whatever its language."""
-    step, fit = (json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()) for name in ("step", "fit"))
-    machine = step["machine"]
+    contents = {kind: json.loads((ROOT / "benchmarks" / "results" / f"{kind}.json").read_text()) for kind in SHOWN}
+    machine = contents["step"]["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    return "\n".join(
-        [
-            "",
-            f"{machine['date']}, {machine['processor']}, {machine['cores']} cores; "
-            f"Python {machine['python']}, {packages}",
-            "",
-            *_table("Adam, one step", step["cases"]),
-            "",
-            *_table("Adam, a training", fit["cases"]),
-            "",
-            "",
-        ]
-    )
+    lines = [
+        "",
+        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores; Python {machine['python']}, {packages}",
+        "",
+    ]
+    for kind, title in SHOWN.items():
+        lines += [*table(title, contents[kind]["cases"]), ""]
+    return "\n".join([*lines, ""])
 
 
 def write() -> None:
@@ -39,13 +38,14 @@ def write() -> None:
         (ROOT / name).write_text(SECTION.sub(lambda _: text, (ROOT / name).read_text()))
 
 
-def _table(title: str, cases: list[dict[str, Any]]) -> list[str]:
+def table(title: str, cases: list[dict[str, Any]]) -> list[str]:
+    """One row for each peer of any case, one column for each case."""
     head = " | ".join(f"{case['case']}: {case['unit']}" for case in cases)
     lines = [f"| {title} | {head} |", "| --- |" + " ---: |" * len(cases)]
-    for peers in zip(*(case["rows"] for case in cases), strict=True):
-        name = peers[0]["peer"]
-        name = f"**{name}**" if name.startswith("adamas") else name
-        lines.append(f"| {name} | " + " | ".join(_figure(peer["figure"]) for peer in peers) + " |")
+    figures = [{row["peer"]: _figure(row["figure"]) for row in case["rows"]} for case in cases]
+    for peer in dict.fromkeys(peer for case in figures for peer in case):
+        name = f"**{peer}**" if peer.startswith("adamas") else peer
+        lines.append(f"| {name} | " + " | ".join(case.get(peer, "") for case in figures) + " |")
     return lines
 
 

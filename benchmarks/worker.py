@@ -9,42 +9,60 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from typing import Any
 
-# One step (or one fit). None: the caller takes the time; a number: seconds that the job measured inside native code.
-Job = Callable[[], float | None]
+from benchmarks.job import Job
 
 
-def seconds(job: Job) -> float:
+def measured(job: Job) -> float:
+    """Seconds of one run, or what the job measured itself."""
+    if job.restart is not None:
+        job.restart()
     start = time.perf_counter()
-    measured = job()
-    return time.perf_counter() - start if measured is None else measured
+    own = job.run()
+    return time.perf_counter() - start if own is None else own
 
 
 def turn(job: Job, budget: float) -> float:
-    """Median seconds of as many runs as fit into the budget; the first warms the caches unless it fills the budget."""
-    first = seconds(job)
+    """Median of as many runs as fit into the budget; the first warms the caches unless it fills half of the budget.
+
+    A budget of 0 means one run.
+    """
+    first = measured(job)
     if first >= budget / 2:
         return first
     runs: list[float] = []
     while (sum(runs) < budget and len(runs) < 200) or len(runs) < 3:
-        runs.append(seconds(job))
+        runs.append(measured(job))
     return statistics.median(runs)
+
+
+def prepare(framework: str, kind: str, arguments: dict[str, Any], wanted: list[str]) -> tuple[dict[str, Job], list]:
+    """Build the jobs whose names hold one of the `wanted` words (none: all), and run each once."""
+    module = importlib.import_module(f"benchmarks.peers.{framework}_{kind}")
+    jobs: dict[str, Job] = {}
+    facts = []
+    for name, make in module.peers(**arguments).items():
+        if wanted and not any(word in name for word in wanted):
+            continue
+        job = jobs[name] = make()
+        # The first run builds, traces, compiles.
+        trial = None if job.trial is None else job.trial()
+        if trial is None:
+            job.run()
+        facts.append({"peer": name, "parameters": job.parameters, "loss": trial, "differs": job.differs})
+    return jobs, facts
 
 
 def main(framework: str) -> None:
     answers = os.fdopen(os.dup(1), "w")  # what a framework prints must not mix with the answers
     os.dup2(2, 1)
-    module = importlib.import_module(f"benchmarks.peers.{framework}_peers")
     jobs: dict[str, Job] = {}
     for line in sys.stdin:
         request = json.loads(line)
         answer: object
         if "prepare" in request:
-            jobs = getattr(module, request["prepare"])(**request["arguments"])
-            for job in jobs.values():
-                job()  # builds, traces, compiles
-            answer = list(jobs)
+            jobs, answer = prepare(framework, request["prepare"], request["arguments"], request["wanted"])
         elif "turn" in request:
             answer = turn(jobs[request["turn"]], request["budget"])
         else:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("core", "packaging", "torch", "jax", "tensorflow", "train", "cli", "docs")
+FOLDERS = ("core", "packaging", "torch", "jax", "tensorflow", "train", "cli", "benchmarks", "docs")
 TIMEOUT = 1200.0  # seconds for one folder: a hang must not take the whole run with it
 
 
