@@ -54,7 +54,7 @@ def test_one_step_within_bounds(amsgrad: str, rng: np.random.Generator) -> None:
     @tf.function(jit_compile=True)
     def step(p: tf.Tensor, g: tf.Tensor, slots: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         numbers = xla.scalars(rule, hyper, tf.constant(hyper.lr, tf.float64), tf.constant(t, tf.int64))
-        return xla.update(rule, hyper, numbers, p, g, slots)
+        return xla.update(numbers, p, g, slots)
 
     new_p, new_slots = step(tf.constant(p), tf.constant(g), [tf.constant(slot) for slot in slots])
     largest = (np.maximum(abs(m), abs(g)), np.maximum(slots[1], g * g), np.maximum(slots[-1], g * g))

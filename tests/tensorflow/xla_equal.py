@@ -38,7 +38,7 @@ for rule, dtype in itertools.product(RULES, ("float32", "float64")):
     @tf.function(jit_compile=True)
     def step(p, g, slots, lr, t, rule=rule, hyper=hyper):  # type: ignore[no-untyped-def]
         numbers = xla.scalars(rule, hyper, lr, t)
-        return (*xla.update(rule, hyper, numbers, p, g, slots), numbers)
+        return (*xla.update(numbers, p, g, slots, coupled=rule.decay == "coupled"), numbers)
 
     p = np.asarray(rng.normal(size=(33, 65)), dtype)
     slots = tuple(np.zeros_like(p) for _ in rule.slots)

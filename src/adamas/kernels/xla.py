@@ -11,6 +11,7 @@ the reference in the last places; with `XLA_FLAGS=--xla_cpu_max_isa=AVX`, which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -19,50 +20,83 @@ import numpy as np
 import tensorflow as tf
 
 from adamas import rule as mathematics
-from adamas.rule import Hyper, Rule, Scalars
+from adamas.rule import Clipping, Rule, Scalars
 
 _XP = SimpleNamespace(abs=tf.abs, sqrt=tf.sqrt, where=tf.where, zeros_like=tf.zeros_like)
 
 
-def powers(bases: Sequence[float], n: Any) -> Any:
-    """[x^n for x in bases] as a float64 tensor; n an int64 scalar tensor >= 0. The bits of `adamas.rule.power`."""
+def powers(bases: Any, n: Any) -> Any:
+    """[x^n for x in bases] as a float64 tensor; n an int64 scalar tensor >= 0. The bits of `adamas.rule.power`.
+
+    bases: numbers, or a float64 tensor.
+    """
 
     def step(n: Any, x: Any, result: Any) -> tuple[Any, Any, Any]:
         result = tf.where(tf.equal(n % 2, 1), result * x, result)
         return n // 2, x * x, result
 
-    x = tf.constant(bases, tf.float64)
+    x = tf.convert_to_tensor(bases, tf.float64)
     return tf.while_loop(lambda n, x, result: n > 0, step, (tf.cast(n, tf.int64), x, tf.ones_like(x)))[2]
 
 
-def scalars(rule: Rule, hyper: Hyper, lr: Any, t: Any) -> Scalars:
+def scalars(rule: Rule, hyper: Any, lr: Any, t: Any, grad_scale: Any = 1.0, clip: Any = math.inf) -> Scalars:
     """`adamas.rule.scalars` with a learning rate and a step t = 1, 2, ... that are tensors; float64.
 
     Args:
-        hyper: all numbers but the learning rate; its `lr` is not read.
+        hyper: beta1, beta2, eps, eps_root and weight_decay: numbers, or float64 scalar tensors.
         lr: scalar tensor of a floating dtype. Its float64 value is used.
         t: int64 scalar tensor.
+        grad_scale, clip: numbers, or float64 scalar tensors.
     """
-    power1, power2 = tf.unstack(powers((hyper.beta1, hyper.beta2), t))
-    numbers = mathematics.combine(rule, hyper, tf.cast(lr, tf.float64), power1, power2, sqrt=tf.sqrt)
+    power1, power2 = tf.unstack(powers([hyper.beta1, hyper.beta2], t))
+    numbers = mathematics.combine(rule, hyper, tf.cast(lr, tf.float64), power1, power2, grad_scale, clip, sqrt=tf.sqrt)
     return Scalars(*(tf.convert_to_tensor(number, tf.float64) for number in numbers))
 
 
-def update(rule: Rule, hyper: Hyper, s: Scalars, p: Any, g: Any, slots: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+def update(
+    s: Scalars, p: Any, g: Any, slots: Sequence[Any], *, coupled: bool = False, clipped: bool = False
+) -> tuple[Any, tuple[Any, ...]]:
     """New parameter and new slots, as tensors.
 
     Args:
-        hyper: as given to `scalars`.
         s: what `scalars` returned.
         p, g: parameter and gradient, of one shape and dtype (float32 or float64).
         slots: one tensor like p per slot of the rule.
+        coupled, clipped: as for `adamas.rule.update`.
     """
     return mathematics.update(
         p,
         g,
         slots,
         Scalars(*(tf.cast(number, p.dtype) for number in s)),
-        coupled=rule.decay == "coupled" and hyper.weight_decay != 0.0,
+        coupled=coupled,
+        clipped=clipped,
         tiny=np.finfo(p.dtype.as_numpy_dtype).tiny,
         xp=_XP,
     )
+
+
+def sum_of_squares(tensors: Sequence[Any]) -> Any:
+    """The sum of the squares of all elements, in float64; added up in an order of XLA's own."""
+    return tf.add_n([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float64))) for tensor in tensors])
+
+
+def grad_scales(kind: Clipping | None, grads: Sequence[Any], grad_scale: Any, bound: Any, others: Any) -> list[Any]:
+    """What each gradient is multiplied by, in float64: `grad_scale`, times the factor of a clip by norm.
+
+    Args:
+        kind: of the clip, or None.
+        grads: tensors.
+        grad_scale, bound: float64 scalar tensors.
+        others: the same, or None: sum of squares of gradients that are stepped elsewhere and that a global norm counts.
+    """
+    if kind is None or kind == "value":
+        return [grad_scale] * len(grads)
+
+    def factor(squares: Any) -> Any:
+        return mathematics.clip_factor(kind, tf.abs(grad_scale) * tf.sqrt(squares), bound, where=tf.where)
+
+    if kind == "norm":
+        return [grad_scale * factor(sum_of_squares([gradient])) for gradient in grads]
+    squares = sum_of_squares(grads)
+    return [grad_scale * factor(squares if others is None else squares + others)] * len(grads)

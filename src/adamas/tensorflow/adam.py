@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from itertools import repeat
@@ -11,12 +12,15 @@ import keras
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, StateError
-from adamas.kernels.tensorflow.engines import Batch, in_xla
-from adamas.kernels.tensorflow.stepper import Kernel, Stepper, refuse_strategy
-from adamas.rule import Hyper, Rule
+from adamas.kernels.tensorflow.engines import Batch, Numbers, in_xla
+from adamas.kernels.tensorflow.settings import Settings, Shared
+from adamas.kernels.tensorflow.stepper import Kernel, Stepper, conform, refuse_strategy
+from adamas.rule import Clip, Hyper, Rule, is_number
 from adamas.tensorflow.files import Saved
 from adamas.tensorflow.moments import Moment
 
+# Attributes that the next step depends on, in functions that are traced already too.
+_READ = {"beta_1", "beta_2", "epsilon", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"}
 _SLOT_NAMES = ("momentum", "velocity", "velocity_hat")  # Keras' names of m, v, vmax
 
 
@@ -26,11 +30,15 @@ class Adam(Saved):
 
     For t = 1, 2, ... (`iterations` + 1) and each variable p with gradient g:
 
+        g <- g / loss_scale_factor, then clipped
         m <- m + (1 - beta_1) (g - m)
         v <- v + (1 - beta_2) (g^2 - v)
         p <- (1 - lr weight_decay) p - alpha m / (sqrt(v) + epsilon),    alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
 
     With `amsgrad`, sqrt(v) is the root of the largest v so far. Kingma & Ba (2015), section 2, with "epsilon hat".
+
+    One pass over memory does all of it; only clipping by a norm reads the gradients once more before. Gradient
+    accumulation (before the pass), moving averages (use_ema) and constraints (after it) are done by Keras' code.
 
     Variables and moments change in place; a tensor that was read from a variable before keeps its numbers. Works
     eagerly, in `tf.function`, in loops in graphs and in functions compiled by XLA.
@@ -41,8 +49,13 @@ class Adam(Saved):
         epsilon: added to the uncorrected root.
         amsgrad: keep the largest v.
         weight_decay: decoupled from the gradient; None for none. `exclude_from_weight_decay` leaves variables out.
-        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor,
-        gradient_accumulation_steps, name: as in Keras, whose code does them.
+        clipnorm: above 0. Each gradient of norm n is multiplied by clipnorm / max(n, clipnorm).
+        global_clipnorm: above 0. All gradients, of norm n together, are multiplied by global_clipnorm min(1/n,
+            1/global_clipnorm), by NaN where n is not finite.
+        clipvalue: above 0. Each element of a gradient is brought into [-clipvalue, clipvalue]. One of the three at
+            most; None and 0 are off. NaN stays NaN.
+        loss_scale_factor: above 0. `scale_loss` multiplies the loss by it, the step divides the gradients by it.
+        use_ema, ema_momentum, ema_overwrite_frequency, gradient_accumulation_steps, name: as in Keras.
         kernel: "auto" picks the fastest that can serve here; "native" (libadamas; float32 and float64 variables on
             CPUs), "resource" (TensorFlow's ResourceApplyAdam; no weight decay) or "xla" (array expression) insist on
             one. `optimizer.kernel` says which serves and why.
@@ -52,10 +65,17 @@ class Adam(Saved):
         UnsupportedError: on build, a variable is not float32 or float64; a `tf.distribute` strategy is active.
         KernelError: on build, the kernel that was asked for cannot serve here.
 
+    Attributes may be set between steps: `beta_1`, `beta_2`, `epsilon`, `weight_decay`, the bounds of the clips,
+    `loss_scale_factor` and, as in Keras, `learning_rate`. Functions traced before take the new numbers without being
+    traced again, where Keras' optimizers keep the old ones. Fixed when a function is traced are which kind of clip is
+    on, whether the loss is scaled, whether weight decay is on where TensorFlow's ResourceApplyAdam serves, and what
+    `exclude_from_weight_decay` said. `build` adds variables later.
+
     A `tf.function` that was traced outside XLA cannot be called inside a function compiled by XLA: TensorFlow reports
     that XLA does not know the op AdamasStep. Compile the inner function itself, or step in the outer one.
 
-    Difference to Keras: beta^t is computed in float64 where Keras takes the variable's dtype, so Keras' steps are off
+    Difference to Keras: norms are computed in float64 (Keras' float32 sum of squares is infinite beyond 1.8e19, and
+    zero below 1e-23); beta^t is computed in float64 where Keras takes the variable's dtype, so Keras' steps are off
     by up to 1e-5 of themselves; variables that are not float32 or float64 are refused (Keras leaves bfloat16 unmoved).
     Difference to torch: `epsilon` is beside the uncorrected root, so at step t it acts like torch's
     eps = epsilon / sqrt(1 - beta_2^t).
@@ -101,7 +121,6 @@ class Adam(Saved):
         refuse_strategy()
         if isinstance(learning_rate, float):
             Hyper(lr=learning_rate)
-        Hyper(beta1=beta_1, beta2=beta_2, eps=epsilon, weight_decay=weight_decay or 0.0)
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -122,15 +141,36 @@ class Adam(Saved):
         self._kernel = kernel
         self._expects_xla = False
         self._stepper: Stepper | None = None
-        self._hyper: tuple[tuple[Any, ...], Hyper] | None = None
+        self._shared: Shared | None = None
+        self._settings = self._read()
 
     @property
     def kernel(self) -> str:
         """Which kernel serves, and why; chosen when the optimizer is built, which the first step does."""
         return self._stepper.kernel if self._stepper else f"{self._kernel}: chosen when the optimizer is built"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. Those that a step depends on are checked, and take effect at the next step.
+
+        Raises:
+            ArgumentError: the number is outside its range. Nothing has been changed.
+        """
+        if name in _READ and "_settings" in self.__dict__:
+            settings = self._read(**{name: value})
+            super().__setattr__(name, value)
+            self._settings = settings
+            if self._shared is not None:
+                self._shared.set(settings)
+            return
+        if name == "amsgrad" and self.__dict__.get("_stepper") is not None and bool(value) != self.amsgrad:
+            raise ArgumentError("amsgrad cannot change after the optimizer is built; make a new optimizer")
+        super().__setattr__(name, value)
+
     def build(self, variables: Sequence[Any]) -> None:
         """Make the moments, all zero. The first `apply_gradients`, or Keras, does it.
+
+        Called again, it adds the variables that it does not know yet, behind the others, as if the optimizer had been
+        built for all of them; their moments are zero and the step count goes on. What was traced before stays valid.
 
         Raises:
             UnsupportedError: a variable cannot be stepped.
@@ -138,6 +178,7 @@ class Adam(Saved):
             StateError: a checkpoint that was restored into it before does not fit the variables.
         """
         if self.built:
+            self._add([v for v in variables if self._var_key(v) not in self._trainable_variables_indices])
             return
         refuse_strategy()
         variables = list(variables)
@@ -147,20 +188,64 @@ class Adam(Saved):
             rule,
             self._kernel,
             [_native(v) for v in stepped],
-            decaying=bool(self.weight_decay),
+            decaying=self._settings.hyper.weight_decay != 0.0,
             for_xla=self._expects_xla or in_xla(),
         )
         with tf.init_scope(), self._restoring(variables, stepper):
             super().build(variables)
             stepper.make(_SLOT_NAMES[: len(rule.slots)], self._new_variable)
+            self._shared = self._shared or Shared(self._settings, stepper.device)
             self._stepper = stepper
             self._index = {self._var_key(v): i for i, v in enumerate(stepped)}
-            # Keras and TensorFlow see each parameter's moments by themselves, wherever they are kept.
-            for slot, i in stepper.places():
-                self._track_variable(Moment(stepper.slots, slot, i, stepped[i], self.name))
+            for moment in self._moments():
+                self._track_variable(moment)
+
+    def _add(self, variables: list[Any]) -> None:
+        if not variables:
+            return
+        refuse_strategy()
+        if len({self._var_key(v) for v in variables}) != len(variables):
+            raise ArgumentError("a variable was given twice; give each once")
+        stepper = self._ready()
+        stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
+        stepper.check_more([_native(v) for v in stepped])
+        with tf.init_scope():
+            if self.use_ema:
+                self._model_variables_moving_average.extend(self.add_optimizer_variables(variables, "average"))
+            for variable in variables:
+                self._trainable_variables_indices[self._var_key(variable)] = len(self._trainable_variables)
+                self._trainable_variables.append(variable)
+                if self.gradient_accumulation_steps:
+                    accumulator = self.add_variable_from_reference(variable, name="gradient_accumulator")
+                    self._accumulated_gradients.append(accumulator)
+            for variable in stepped:
+                self._index[self._var_key(variable)] = len(self._index)
+            if stepped:
+                stepper.more([_native(v) for v in stepped])
+            self._order_variables()
+
+    def _moments(self) -> list[Moment]:
+        """Keras and TensorFlow see each parameter's moments by themselves, wherever they are kept."""
+        stepper, stepped = self._ready(), [v for v in self._trainable_variables if self._var_key(v) in self._index]
+        return [Moment(stepper.slots, slot, i, stepped[i], self.name) for slot, i in stepper.places()]
+
+    def _order_variables(self) -> None:
+        """Put `variables` into the order that they would have if all parameters had been given to one `build`."""
+        kept = [self._iterations]
+        if isinstance(self._learning_rate, keras.Variable):
+            kept.append(self._learning_rate)
+        if self.use_ema:
+            kept += [v for v in self._model_variables_moving_average if v is not None]
+        if self.gradient_accumulation_steps:
+            kept += self._accumulated_gradients
+        variables = tf.__internal__.tracking.wrap([*kept, *self._moments()])
+        # Past __setattr__, whose list would not be TensorFlow's; a checkpoint goes by the positions in this one.
+        object.__setattr__(self, "_variables", variables)
+        self._track_trackable(variables, "_variables", overwrite=True)
+        self._tracker.config["variables"] = (self._tracker.config["variables"][0], variables)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """One step: `keras.optimizers.Optimizer.apply`, in one native call where none of Keras' extras is asked for.
+        """One step: `keras.optimizers.Optimizer.apply`, in one native call.
 
         Args:
             grads: tensors, or None for a variable that this step leaves alone.
@@ -169,31 +254,45 @@ class Adam(Saved):
 
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
+            ArgumentError: a variable is unknown to the optimizer, or there is not one for each gradient.
         """
-        if trainable_variables is None or self._needs_keras():
-            super().apply(grads, trainable_variables)
-            return
         if not isinstance(grads, (list, tuple)):
             grads = list(grads)
         if not grads:
             return
-        if not isinstance(trainable_variables, (list, tuple)):
+        if trainable_variables is None:
+            self._ready()
+            trainable_variables = self._trainable_variables
+        elif not isinstance(trainable_variables, (list, tuple)):
             trainable_variables = list(trainable_variables)
         if len(grads) != len(trainable_variables):
             raise ArgumentError(f"{len(grads)} gradients for {len(trainable_variables)} variables; give one for each")
         if not self.built:
             self.build(trainable_variables)
-        if len(self._index) != len(self._trainable_variables):  # some are overwritten by their "gradient": float8
-            super().apply(grads, trainable_variables)
-            return
         if any(map(operator.is_, grads, repeat(None))):
             grads, trainable_variables = self._filter_empty_gradients(grads, trainable_variables)
-        checks = self._backend_update_step(grads, trainable_variables, self.learning_rate)
+        if len(self._index) != len(self._trainable_variables):  # some are overwritten by their "gradient": float8
+            self._check_variables_are_known(trainable_variables)
+            grads, trainable_variables = self._overwrite_variables_directly_with_gradients(grads, trainable_variables)
+        checks = self._update(grads, trainable_variables) if grads else []
         with tf.control_dependencies(checks):
             for variable in trainable_variables:
                 if variable.constraint is not None:
                     variable.assign(variable.constraint(variable))
             self._iterations.value.assign_add(1)
+
+    def _update(self, grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """The step, and what of Keras' own code goes with it. Returns what a graph must compute before it goes on."""
+        if not (self.gradient_accumulation_steps or self.use_ema):
+            return self._backend_update_step(grads, variables, self.learning_rate)
+        self._check_variables_are_known(variables)
+        grads, checks = conform(grads, [_native(variable) for variable in variables])
+        with tf.control_dependencies(checks):
+            if self.gradient_accumulation_steps and self._settings.loss_scale is not None:
+                scale = self._loss_scale()
+                grads = [gradient / tf.cast(scale, gradient.dtype) for gradient in grads]
+            self._backend_apply_gradients(grads, variables)
+        return checks
 
     def minimize(self, loss: Any, var_list: Sequence[Any], tape: Any = None) -> Any:
         """Compute the gradients of a loss and take a step.
@@ -257,33 +356,71 @@ class Adam(Saved):
     ) -> list[Any]:
         # Keras counts the steps it applied, not the calls, while it accumulates gradients.
         iterations = tf.cast(self.iterations, tf.int64) if self.gradient_accumulation_steps else self._iterations.value
-        return self._ready().step(
-            trainable_variables, grads, _rate(learning_rate), iterations, self._numbers(), self._make_batch
-        )
+        stepper, shared = self._ready(), self._shared
+        assert shared is not None  # build makes both
+        numbers = Numbers(_rate(learning_rate), iterations, shared.read())
+        return stepper.step(trainable_variables, grads, numbers, self._settings, self._make_batch)
+
+    def _clip_gradients(self, grads: Sequence[Any]) -> Sequence[Any]:
+        """The same: `_backend_update_step`, which Keras calls later, clips and steps in one pass."""
+        return grads
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Nothing: `_backend_update_step`, which Keras calls next, decays and steps in one pass."""
 
-    def _needs_keras(self) -> bool:
-        return bool(
-            self.clipnorm
-            or self.clipvalue
-            or self.global_clipnorm
-            or self.use_ema
-            or self.gradient_accumulation_steps
-            or self.loss_scale_factor is not None
+    def scale_loss(self, loss: Any) -> Any:
+        """The loss times `loss_scale_factor`; the step divides the gradients by it again."""
+        if self._settings.loss_scale is None:
+            return loss
+        return loss * tf.cast(self._loss_scale(), loss.dtype) if tf.is_tensor(loss) else super().scale_loss(loss)
+
+    def _loss_scale(self) -> Any:
+        """Its current value, in functions traced before too."""
+        if tf.executing_eagerly():
+            return self._settings.loss_scale
+        if self._shared is None:  # a loss is scaled before the first step builds the optimizer
+            self._shared = Shared(self._settings)
+        return 1.0 / self._shared.read()[5]
+
+    def _read(self, **changed: Any) -> Settings:
+        """What the attributes say, with some of them changed."""
+
+        def get(name: str) -> Any:
+            return changed[name] if name in changed else getattr(self, name)
+
+        hyper = Hyper(
+            beta1=get("beta_1"), beta2=get("beta_2"), eps=get("epsilon"), weight_decay=get("weight_decay") or 0.0
         )
+        clips = []
+        for name, kind in (("clipnorm", "norm"), ("global_clipnorm", "global_norm"), ("clipvalue", "value")):
+            if _positive(name, get(name), zero=True):
+                clips.append(Clip(kind, get(name)))  # type: ignore[arg-type]
+        if len(clips) > 1:
+            raise ArgumentError("set one of clipnorm, clipvalue and global_clipnorm; the others to None")
+        scale = _positive("loss_scale_factor", get("loss_scale_factor"))
+        return Settings(hyper, clips[0] if clips else None, scale, bool(self.gradient_accumulation_steps))
 
     def _numbers(self) -> Hyper:
         """The numbers of the next step but for the learning rate, which is a tensor."""
-        given = (self.beta_1, self.beta_2, self.epsilon, self.weight_decay, self.amsgrad)
-        cached = self._hyper
-        if cached is None or cached[0] != given:
-            if self.amsgrad != (self._ready().rule.amsgrad != "off"):
-                raise ArgumentError("amsgrad cannot change after the optimizer is built; make a new optimizer")
-            hyper = Hyper(beta1=self.beta_1, beta2=self.beta_2, eps=self.epsilon, weight_decay=self.weight_decay or 0.0)
-            self._hyper = cached = (given, hyper)
-        return cached[1]
+        return self._settings.hyper
+
+    def traced(self) -> str:
+        """All that a function traced now holds constant of this optimizer's attributes."""
+        config = {name: value for name, value in self.get_config().items() if name not in _READ}
+        if isinstance(self._learning_rate, keras.Variable):
+            del config["learning_rate"]
+        excluded = [not self._use_weight_decay(_native(v)) for v in self._trainable_variables]
+        return repr((sorted(config.items()), self._settings.static, excluded))
+
+    def _check_variables_are_known(self, variables: Sequence[Any]) -> None:
+        for variable in variables:
+            if self._var_key(variable) not in self._trainable_variables_indices:
+                name = str(getattr(variable, "path", variable.name)).removesuffix(":0")
+                raise ArgumentError(
+                    f"{name!r} is unknown to the optimizer {self.name!r}, which "
+                    f"was built for {len(self._trainable_variables)} other variables; call its build([...]) with it "
+                    "first, which adds it with moments of zero, or make a new optimizer"
+                )
 
     def _make_batch(self, variables: Sequence[Any]) -> Batch:
         self._check_variables_are_known(variables)
@@ -363,6 +500,14 @@ class AdamW(Adam):
             kernel=kernel,
             **unknown,
         )
+
+
+def _positive(name: str, value: Any, zero: bool = False) -> float | None:
+    if value is None or (zero and is_number(value) and value == 0):
+        return None
+    if not (is_number(value) and 0.0 < value < math.inf):
+        raise ArgumentError(f"{name}={value!r}: give a finite number above 0, or None")
+    return float(value)
 
 
 def _native(variable: Any) -> Any:

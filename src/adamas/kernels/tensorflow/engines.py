@@ -4,8 +4,8 @@
     Resource     TensorFlow's own ResourceApplyAdam: one call a variable
     Expression   the array expression, compiled by XLA: CPU and GPU, and inside functions traced for XLA
 
-A step is `step(batch, grads, lr, iterations, hyper)`: dense gradients of their variables' dtypes, one for each variable
-of the batch; `iterations` counts the steps before this one.
+A step is `step(batch, grads, numbers, settings)`: dense gradients of their variables' dtypes, one for each variable of
+the batch. The rule's decay is decoupled, as Keras' is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import tensorflow as tf
@@ -20,13 +21,14 @@ import tensorflow as tf
 from adamas import rule as mathematics
 from adamas.kernels import cpu, xla
 from adamas.kernels.tensorflow import op
+from adamas.kernels.tensorflow.settings import Settings
 from adamas.kernels.tensorflow.slots import Slots
-from adamas.rule import Hyper, Rule
+from adamas.rule import Rule
 
 
 @dataclass
 class Group:
-    """The variables of a batch that share a dtype, as the op takes them.
+    """The variables of a batch whose moments are in the same variables, as the op takes them.
 
     packed: all handles in one tensor, for eager steps: TensorFlow takes about 0.8 us for each input of an op (500
     tensors of 1000: 1.7 ms a step with a handle an input, 1.3 ms so; 2 cores, TensorFlow 2.21, 2026-11-22). A graph
@@ -58,53 +60,69 @@ class Batch:
     compiled: dict[Any, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Numbers:
+    """What a step is taken with, as tensors.
+
+    lr          float32 or float64 scalar
+    iterations  the steps before this one
+    row         `Settings.row`
+    others      sum of squares of gradients that are stepped elsewhere and that a global norm counts, or None
+    """
+
+    lr: Any
+    iterations: Any
+    row: Any
+    others: Any = None
+
+
 class Native:
-    """One call of the op for all float32 variables, one for all float64 variables."""
+    """One call of the op for all variables of an arena: usually one in all, one more for each dtype or later build."""
 
     def __init__(self, rule: Rule, slots: Slots) -> None:
-        self._op = op.load()
+        self._ops = op.load()
         self._count = len(rule.slots)
         self._rule = list(cpu.rule_codes(rule))
         self._slots = slots
-        self._hyper: tuple[Hyper, Any] | None = None
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._none = tf.constant(0.0, tf.float64)
 
-    def step(self, batch: Batch, grads: Sequence[Any], lr: Any, iterations: Any, hyper: Hyper) -> None:
-        groups = batch.groups or self._group(batch)
-        table, eager = self._table(hyper), tf.executing_eagerly()
-        for group in groups:
-            self._op(
+    def step(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
+        """One step; returns the sum of squares of `grads` where they are clipped by their global norm."""
+        groups, eager = batch.groups or self._group(batch), tf.executing_eagerly()
+        parts = [grads] if len(groups) == 1 else [[grads[i] for i in group.positions] for group in groups]
+        others = self._none if numbers.others is None else numbers.others
+        together = settings.clip is not None and settings.clip.kind == "global_norm"
+        sums = [self._ops.adamas_squares(tensors=part) for part in parts] if together and len(groups) > 1 else None
+        squares = None
+        for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
+            squares = self._ops.adamas_step(
                 params=group.packed if eager else group.handles,
                 slots=group.slots,
-                grads=grads if len(groups) == 1 else [grads[i] for i in group.positions],
-                lr=lr,
-                iterations=iterations,
-                hyper=table,
+                grads=part,
+                lr=numbers.lr,
+                iterations=numbers.iterations,
+                numbers=numbers.row,
                 rows=group.rows,
                 offsets=group.offsets,
+                others=others if sums is None else tf.add_n([others, *sums[:i], *sums[i + 1 :]]),
                 n=len(group.handles),
                 k=self._count,
                 T=group.dtype,
+                unscale=settings.unscales,
+                clip=cpu.clip_code(settings.clip),
                 rule=self._rule,
             )
-
-    def _table(self, hyper: Hyper) -> Any:
-        """Two rows in the op's order: with weight decay, and without."""
-        cached = self._hyper
-        if cached is None or cached[0] != hyper:
-            numbers = [hyper.beta1, hyper.beta2, hyper.eps, hyper.eps_root]
-            with tf.init_scope(), tf.device("CPU:0"):
-                table = tf.constant([[*numbers, hyper.weight_decay], [*numbers, 0.0]], tf.float64)
-            self._hyper = cached = (hyper, table)
-        return cached[1]
+        return squares if sums is None else tf.add_n(sums)
 
     def _group(self, batch: Batch) -> list[Group]:
-        positions: dict[str, list[int]] = {}
-        for position, variable in enumerate(batch.variables):
-            positions.setdefault(variable.dtype.name, []).append(position)
+        positions: dict[Any, list[int]] = {}
+        for position, index in enumerate(batch.indices):
+            positions.setdefault(self._slots.group(index), []).append(position)
         with tf.init_scope(), tf.device("CPU:0"):
             groups = []
-            for dtype, members in positions.items():
-                slots, offsets = self._slots.places(dtype, [batch.indices[i] for i in members])
+            for members in positions.values():
+                slots, offsets = self._slots.places([batch.indices[i] for i in members])
                 handles = [batch.variables[i].handle for i in members]
                 groups.append(
                     Group(
@@ -114,7 +132,7 @@ class Native:
                         slots=[variable.value.handle for variable in slots],
                         offsets=tf.constant(offsets, tf.int64),
                         rows=tf.constant([0 if batch.decays[i] else 1 for i in members], tf.int32),
-                        dtype=tf.as_dtype(dtype),
+                        dtype=batch.variables[members[0]].dtype,
                     )
                 )
             batch.groups = groups
@@ -122,37 +140,60 @@ class Native:
 
 
 class Resource:
-    """TensorFlow's ResourceApplyAdam, or ...WithAmsgrad. It knows Keras' epsilon and no weight decay."""
+    """TensorFlow's ResourceApplyAdam, or ...WithAmsgrad. It knows Keras' epsilon and no weight decay.
 
-    def __init__(self, rule: Rule, slots: Any) -> None:
+    It does not unscale or clip either: that is done first, by operations of its own.
+    """
+
+    def __init__(self, rule: Rule, slots: Slots) -> None:
         self._amsgrad = rule.amsgrad != "off"
         self._slots = slots
 
-    def step(self, batch: Batch, grads: Sequence[Any], lr: Any, iterations: Any, hyper: Hyper) -> None:
-        betas = (hyper.beta1, hyper.beta2)
-        if tf.executing_eagerly():
-            t = int(iterations) + 1
-            power1, power2 = (mathematics.power(beta, t) for beta in betas)
-        else:
-            power1, power2 = tf.unstack(xla.powers(betas, tf.cast(iterations, tf.int64) + 1))
-        for variable, index, gradient in zip(batch.variables, batch.indices, grads, strict=True):
-            moments = [slot[index].value.handle for slot in self._slots.variables]
-            numbers = {
+    def step(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
+        """One step; returns the sum of squares of `grads` where they are clipped by their global norm."""
+        beta1, beta2, eps, _, _, scale, bound = tf.unstack(numbers.row)
+        power1, power2 = self._powers(numbers, settings)
+        new, squares = self._changed(grads, numbers, settings, scale, bound)
+        for variable, index, gradient in zip(batch.variables, batch.indices, new, strict=True):
+            moments = [moment.value.handle for moment in self._slots.places([index])[0]]
+            arguments = {
                 "beta1_power": tf.cast(power1, variable.dtype),
                 "beta2_power": tf.cast(power2, variable.dtype),
-                "lr": tf.cast(lr, variable.dtype),
-                "beta1": tf.constant(hyper.beta1, variable.dtype),
-                "beta2": tf.constant(hyper.beta2, variable.dtype),
-                "epsilon": tf.constant(hyper.eps, variable.dtype),
+                "lr": tf.cast(numbers.lr, variable.dtype),
+                "beta1": tf.cast(beta1, variable.dtype),
+                "beta2": tf.cast(beta2, variable.dtype),
+                "epsilon": tf.cast(eps, variable.dtype),
                 "grad": gradient,
                 "use_locking": True,
             }
             if self._amsgrad:
                 m, v, vhat = moments
-                tf.raw_ops.ResourceApplyAdamWithAmsgrad(var=variable.handle, m=m, v=v, vhat=vhat, **numbers)
+                tf.raw_ops.ResourceApplyAdamWithAmsgrad(var=variable.handle, m=m, v=v, vhat=vhat, **arguments)
             else:
                 m, v = moments
-                tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m, v=v, use_nesterov=False, **numbers)
+                tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m, v=v, use_nesterov=False, **arguments)
+        return squares
+
+    def _powers(self, numbers: Numbers, settings: Settings) -> Any:
+        if tf.executing_eagerly():
+            t = int(numbers.iterations) + 1
+            return [mathematics.power(beta, t) for beta in (settings.hyper.beta1, settings.hyper.beta2)]
+        return tf.unstack(xla.powers(numbers.row[:2], tf.cast(numbers.iterations, tf.int64) + 1))
+
+    def _changed(
+        self, grads: Sequence[Any], numbers: Numbers, settings: Settings, scale: Any, bound: Any
+    ) -> tuple[Sequence[Any], Any]:
+        """The gradients unscaled and clipped, and their sum of squares before that if it was needed."""
+        kind = None if settings.clip is None else settings.clip.kind
+        if kind is None and not settings.unscales:
+            return grads, None
+        scale = scale if settings.unscales else tf.ones_like(scale)
+        scales = xla.grad_scales(kind, grads, scale, bound, numbers.others)
+        new = [tf.cast(one, gradient.dtype) * gradient for one, gradient in zip(scales, grads, strict=True)]
+        if kind == "value":
+            limits = [tf.cast(bound, gradient.dtype) for gradient in new]
+            new = [tf.clip_by_value(gradient, -x, x) for gradient, x in zip(new, limits, strict=True)]
+        return new, xla.sum_of_squares(grads) if kind == "global_norm" else None
 
 
 class Expression:
@@ -163,34 +204,45 @@ class Expression:
         self._slots = slots
         self._lock = threading.Lock()
 
-    def step(self, batch: Batch, grads: Sequence[Any], lr: Any, iterations: Any, hyper: Hyper) -> None:
+    def step(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
+        """One step; returns the sum of squares of `grads` where they are clipped by their global norm."""
         if in_xla():
-            self._write(batch, grads, lr, iterations, hyper)
-            return
+            return self._write(batch, grads, numbers, settings)
         with self._lock:
-            compiled = batch.compiled.get(hyper)
+            compiled = batch.compiled.get(settings.static)
             if compiled is None:
 
-                def step(grads: Sequence[Any], lr: Any, iterations: Any) -> None:
-                    self._write(batch, grads, lr, iterations, hyper)
+                def step(grads: Sequence[Any], lr: Any, iterations: Any, row: Any, others: Any) -> Any:
+                    return self._write(batch, grads, Numbers(lr, iterations, row, others), settings)
 
-                compiled = batch.compiled[hyper] = tf.function(step, jit_compile=True, autograph=False)
-        compiled(list(grads), tf.convert_to_tensor(lr), tf.convert_to_tensor(iterations))
+                compiled = batch.compiled[settings.static] = tf.function(step, jit_compile=True, autograph=False)
+        lr, iterations = tf.convert_to_tensor(numbers.lr), tf.convert_to_tensor(numbers.iterations)
+        return compiled(list(grads), lr, iterations, numbers.row, numbers.others)
 
-    def _write(self, batch: Batch, grads: Sequence[Any], lr: Any, iterations: Any, hyper: Hyper) -> None:
-        t = tf.cast(iterations, tf.int64) + 1
-        settings = {True: hyper, False: Hyper(hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.eps_root)}
-        scalars = {decays: xla.scalars(self._rule, settings[decays], lr, t) for decays in sorted(set(batch.decays))}
-        news = []
-        for variable, index, decays, gradient in zip(batch.variables, batch.indices, batch.decays, grads, strict=True):
-            old = [self._slots.read(slot, index) for slot in range(len(self._slots.names))]
-            p, new = xla.update(
-                self._rule, settings[decays], scalars[decays], tf.convert_to_tensor(variable), gradient, old
+    def _write(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
+        t = tf.cast(numbers.iterations, tf.int64) + 1
+        beta1, beta2, eps, eps_root, weight_decay, scale, bound = tf.unstack(numbers.row)
+        if not settings.unscales:
+            scale = tf.ones_like(scale)
+        kind = None if settings.clip is None else settings.clip.kind
+        scales = xla.grad_scales(kind, grads, scale, bound, numbers.others)
+        scalars = {}
+        for decays in sorted(set(batch.decays)):
+            hyper = SimpleNamespace(
+                beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root, weight_decay=weight_decay if decays else 0.0
             )
+            scalars[decays] = xla.scalars(self._rule, hyper, numbers.lr, t, clip=bound)
+        news = []
+        for i, (variable, index, gradient) in enumerate(zip(batch.variables, batch.indices, grads, strict=True)):
+            old = [self._slots.read(slot, index) for slot in range(len(self._slots.names))]
+            s = scalars[batch.decays[i]]
+            s = s._replace(grad_scale=s.grad_scale * scales[i])
+            p, new = xla.update(s, tf.convert_to_tensor(variable), gradient, old, clipped=kind == "value")
             news.append(new)
             variable.assign(p)
         for slot, values in enumerate(zip(*news, strict=True)):
             self._slots.replace(slot, dict(zip(batch.indices, values, strict=True)))
+        return xla.sum_of_squares(grads) if kind == "global_norm" else None
 
 
 def in_xla() -> bool:

@@ -12,12 +12,12 @@ from adamas.kernels import cpu
 from adamas.kernels.tensorflow.build import build
 
 _lock = threading.Lock()
-_step: Any = None
+_ops: Any = None
 _why_not: str | None = None
 
 
 def load(cache: str | os.PathLike[str] | None = None, compiler: str | None = None) -> Any:
-    """The op as a Python function, `adamas_step`; built first if need be.
+    """The ops as a module of Python functions, `adamas_step` and `adamas_squares`; built first if need be.
 
     A failure is remembered for the life of the process, so that a broken compiler is not run at every step; a call
     with arguments tries again.
@@ -25,19 +25,19 @@ def load(cache: str | os.PathLike[str] | None = None, compiler: str | None = Non
     Raises:
         KernelError: it cannot be built, loaded or bound; the message says why.
     """
-    global _step, _why_not
+    global _ops, _why_not
     with _lock:
-        if _step is not None:
-            return _step
+        if _ops is not None:
+            return _ops
         if _why_not is not None and cache is None and compiler is None:
             raise KernelError(_why_not)
         try:
-            _step = _load(cache, compiler)
+            _ops = _load(cache, compiler)
         except KernelError as error:
             _why_not = str(error)
             raise
         _why_not = None
-        return _step
+        return _ops
 
 
 def why_not() -> str | None:
@@ -64,5 +64,6 @@ def _load(cache: str | os.PathLike[str] | None, compiler: str | None) -> Any:
     bind.restype, bind.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
     if problem := bind(os.fsencode(library)):
         raise KernelError(f"the TensorFlow op cannot use {library}: {problem.decode()}; reinstall adamas")
-    tf.no_gradient("AdamasStep")
-    return module.adamas_step
+    for name in ("AdamasStep", "AdamasSquares"):
+        tf.no_gradient(name)
+    return module

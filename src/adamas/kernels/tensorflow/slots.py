@@ -40,8 +40,12 @@ class Slots(Protocol):
         """Replace it for all parameters in `values`, tensors of the parameters' shapes and dtypes."""
         ...
 
-    def places(self, dtype: str, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """For the op: the variables of parameters of one dtype, slot by slot, and each parameter's offset in them."""
+    def group(self, i: int) -> Any:
+        """Parameters of one group are stepped by one call of the op; hashable."""
+        ...
+
+    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
+        """For the op: the variables of parameters of one group, slot by slot, and each parameter's offset in them."""
         ...
 
 
@@ -88,8 +92,11 @@ class Arena:
                 end = self.offsets[i] + self.sizes[i]
             arena.assign(tf.concat([*parts, old[end:]], 0))
 
-    def places(self, dtype: str, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
-        return self.variables[dtype], [self.offsets[i] for i in indices]
+    def group(self, i: int) -> Any:
+        return self.dtypes[i]
+
+    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
+        return self.variables[self.dtypes[indices[0]]], [self.offsets[i] for i in indices]
 
 
 class Separate:
@@ -97,6 +104,7 @@ class Separate:
 
     def __init__(self, names: Sequence[str], params: Sequence[Any], new_variable: NewVariable) -> None:
         self.names = tuple(names)
+        self.dtypes = [tf.as_dtype(p.dtype).name for p in params]
         self.variables: list[list[Any]] = [[] for _ in names]
         for p in params:
             with tf.device(p.device):
@@ -114,8 +122,50 @@ class Separate:
         for i, value in values.items():
             self.write(slot, i, value)
 
-    def places(self, dtype: str, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
+    def group(self, i: int) -> Any:
+        return self.dtypes[i]
+
+    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
         return [variables[i] for variables in self.variables for i in indices], [0] * len(indices)
+
+
+class Joined:
+    """Slots that were made one after another, for parameters that an optimizer came to know one after another.
+
+    What was made first stays where it is, because functions traced before hold on to it.
+    """
+
+    def __init__(self, first: Slots, count: int) -> None:
+        self.names = first.names
+        self.parts: list[Slots] = []
+        self._where: list[tuple[int, int]] = []  # of each parameter: which part, and its number there
+        self.add(first, count)
+
+    def add(self, part: Slots, count: int) -> None:
+        """Put the `count` parameters of `part` behind those that are here."""
+        self._where += [(len(self.parts), i) for i in range(count)]
+        self.parts.append(part)
+
+    def read(self, slot: int, i: int) -> Any:
+        part, own = self._where[i]
+        return self.parts[part].read(slot, own)
+
+    def write(self, slot: int, i: int, value: Any) -> None:
+        part, own = self._where[i]
+        self.parts[part].write(slot, own, value)
+
+    def replace(self, slot: int, values: Mapping[int, Any]) -> None:
+        for number, part in enumerate(self.parts):
+            own = {self._where[i][1]: value for i, value in values.items() if self._where[i][0] == number}
+            if own:
+                part.replace(slot, own)
+
+    def group(self, i: int) -> Any:
+        part, own = self._where[i]
+        return part, self.parts[part].group(own)
+
+    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
+        return self.parts[self._where[indices[0]][0]].places([self._where[i][1] for i in indices])
 
 
 def label(variable: Any) -> str:

@@ -41,6 +41,7 @@ struct Api {
   decltype(&adamas_plan_create) plan_create;
   decltype(&adamas_plan_destroy) plan_destroy;
   decltype(&adamas_begin) begin;
+  decltype(&adamas_set_gradients) set_gradients;
   decltype(&adamas_run) run;
   decltype(&adamas_finish) finish;
 };
@@ -139,6 +140,18 @@ absl::Status Own(OpKernelContext* ctx, Pool* pool, Var* variable) {
   return absl::OkStatus();
 }
 
+// One phase of all chunks, on TensorFlow's threads. `cycles` is what an element costs when memory is the limit;
+// TensorFlow runs work of less than about 100,000 cycles inline.
+void Run(const Api* api, Pool* pool, adamas_plan* plan, int32_t phase, int64_t chunks, int64_t cycles, int64_t total) {
+  if (chunks == 0) return;
+  pool->ParallelFor(chunks, std::max<int64_t>(1, cycles * total / chunks), [=](int64_t begin, int64_t end) {
+    api->run(plan, phase, begin, end);
+  });
+}
+
+// 28 bytes at about 15 GB/s and 3 GHz; 4 bytes.
+constexpr int64_t kUpdateCycles = 6, kNormCycles = 1;
+
 class AdamasStepOp : public OpKernel {
  public:
   explicit AdamasStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
@@ -148,6 +161,8 @@ class AdamasStepOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("k", &k_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("slot_variables", &slot_variables_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("unscale", &unscale_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("clip", &clip_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("rule", &rule));
     OP_REQUIRES(ctx, rule.size() == 4, absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule"));
     rule_ = {rule[0], rule[1], rule[2], rule[3]};
@@ -165,13 +180,13 @@ class AdamasStepOp : public OpKernel {
     const int grads = param_tensors_ + slot_variables_, rest = grads + n_;
     const Tensor& lr = ctx->input(rest);
     const Tensor& iterations = ctx->input(rest + 1);
-    const Tensor& hyper = ctx->input(rest + 2);
+    const Tensor& numbers = ctx->input(rest + 2);
     const Tensor& rows = ctx->input(rest + 3);
     const Tensor& offsets = ctx->input(rest + 4);
-    OP_REQUIRES(ctx, lr.NumElements() == 1 && iterations.NumElements() == 1,
-                absl::InvalidArgumentError("lr and iterations must have one element"));
-    OP_REQUIRES(ctx, hyper.dims() == 2 && hyper.dim_size(0) >= 1 && hyper.dim_size(1) == 5,
-                absl::InvalidArgumentError("hyper must have the shape [rows, 5]"));
+    const Tensor& others = ctx->input(rest + 5);
+    OP_REQUIRES(ctx, lr.NumElements() == 1 && iterations.NumElements() == 1 && others.NumElements() == 1,
+                absl::InvalidArgumentError("lr, iterations and others must have one element"));
+    OP_REQUIRES(ctx, numbers.NumElements() == 7, absl::InvalidArgumentError("numbers must have 7 elements"));
     OP_REQUIRES(ctx, rows.NumElements() == n_ && offsets.NumElements() == n_,
                 absl::InvalidArgumentError("rows and offsets must have one entry per variable"));
     const int64_t t = iterations.scalar<int64_t>()() + 1;
@@ -179,15 +194,13 @@ class AdamasStepOp : public OpKernel {
 
     const double rate = lr.dtype() == tensorflow::DT_FLOAT ? static_cast<double>(lr.flat<float>()(0))
                                                            : lr.flat<double>()(0);
-    std::vector<adamas_hyper> table(hyper.dim_size(0));
-    const auto numbers = hyper.matrix<double>();
-    for (size_t i = 0; i < table.size(); ++i) {
-      table[i] = {rate, numbers(i, 0), numbers(i, 1), numbers(i, 2), numbers(i, 3), numbers(i, 4)};
-    }
+    const double* x = numbers.flat<double>().data();
+    const double weight_decay = x[4], grad_scale = unscale_ ? x[5] : 1.0, bound = x[6];
+    const adamas_hyper table[2] = {{rate, x[0], x[1], x[2], x[3], weight_decay}, {rate, x[0], x[1], x[2], x[3], 0.0}};
     const int32_t* row = rows.flat<int32_t>().data();
     for (int i = 0; i < n_; ++i) {
-      OP_REQUIRES(ctx, row[i] >= 0 && row[i] < hyper.dim_size(0),
-                  absl::InvalidArgumentError(absl::StrCat("variable ", i, ": no such row of hyper")));
+      OP_REQUIRES(ctx, row[i] == 0 || row[i] == 1,
+                  absl::InvalidArgumentError(absl::StrCat("variable ", i, ": rows are 0 (decays) or 1 (does not)")));
     }
 
     const int count = n_ + slot_variables_;
@@ -233,6 +246,8 @@ class AdamasStepOp : public OpKernel {
       }
     }
 
+    Tensor* squares;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &squares));
     Pool* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
     for (const auto& variable : variables) OP_REQUIRES_OK(ctx, Own(ctx, pool, variable.get()));
 
@@ -252,16 +267,18 @@ class AdamasStepOp : public OpKernel {
     adamas_plan* plan = plans_.Take(api, rule_, dtype, k_, sizes, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const std::vector<int64_t> steps(n_, t);
-    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table.data(), row);
-    if (chunks > 0) {
-      // Cycles an element costs when memory is the limit (28 bytes at about 15 GB/s and 3 GHz); TensorFlow runs work
-      // of less than about 100,000 cycles inline.
-      constexpr int64_t kCycles = 6;
-      pool->ParallelFor(chunks, std::max<int64_t>(1, kCycles * total / chunks), [=](int64_t begin, int64_t end) {
-        api->run(plan, ADAMAS_PHASE_UPDATE, begin, end);
-      });
+    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row);
+    double sum = 0.0;
+    if (chunks >= 0) {
+      if (clip_ > ADAMAS_CLIP_VALUE) {
+        Run(api, pool, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles, total);
+        sum = api->finish(plan, ADAMAS_PHASE_NORM);
+      }
+      api->set_gradients(plan, grad_scale, clip_, bound, others.flat<double>()(0));
+      Run(api, pool, plan, ADAMAS_PHASE_UPDATE, chunks, kUpdateCycles, total);
+      api->finish(plan, ADAMAS_PHASE_UPDATE);
     }
-    if (chunks >= 0) api->finish(plan, ADAMAS_PHASE_UPDATE);
+    squares->scalar<double>()() = sum;
     plans_.Put(std::move(sizes), plan);
     OP_REQUIRES(ctx, chunks >= 0, absl::InvalidArgumentError("libadamas refused the step: a number is out of range"));
   }
@@ -271,10 +288,61 @@ class AdamasStepOp : public OpKernel {
   int Slot(int s, int i) const { return n_ + (slot_variables_ == k_ ? s : s * n_ + i); }
 
   int n_ = 0, k_ = 0, slot_variables_ = 0, param_tensors_ = 0;
+  bool unscale_ = false;
+  int32_t clip_ = ADAMAS_CLIP_NONE;
   DataType dtype_ = tensorflow::DT_FLOAT;
   adamas_rule rule_{};
   Plans plans_;
 };
+
+// The sum of the squares of some tensors, to the bit that a step of them computes.
+class AdamasSquaresOp : public OpKernel {
+ public:
+  explicit AdamasSquaresOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_)); }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Api* api = bound.load(std::memory_order_acquire);
+    OP_REQUIRES(ctx, api != nullptr,
+                absl::FailedPreconditionError("AdamasSquares is not bound to libadamas: import adamas.tensorflow first"));
+    const int n = ctx->num_inputs();
+    std::vector<int64_t> sizes(n);
+    std::vector<adamas_buffers> buffers(n);
+    int64_t total = 0;
+    for (int i = 0; i < n; ++i) {
+      sizes[i] = ctx->input(i).NumElements();
+      buffers[i].g = ctx->input(i).data();
+      total += sizes[i];
+    }
+    Tensor* squares;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &squares));
+    // Any rule will do: no parameter is touched.
+    const adamas_rule rule{ADAMAS_EPS_KERAS, ADAMAS_DECAY_DECOUPLED, ADAMAS_AMSGRAD_OFF, 0};
+    const adamas_hyper table{};
+    const std::vector<int64_t> steps(n, 1);
+    const char* error = "no reason given";
+    const int32_t dtype = dtype_ == tensorflow::DT_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64;
+    adamas_plan* plan = plans_.Take(api, rule, dtype, api->rule_slots(&rule), sizes, &error);
+    OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
+    const int64_t chunks = api->begin(plan, n, nullptr, buffers.data(), steps.data(), &table, nullptr);
+    Run(api, ctx->device()->tensorflow_cpu_worker_threads()->workers, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles,
+        total);
+    squares->scalar<double>()() = api->finish(plan, ADAMAS_PHASE_NORM);
+    plans_.Put(std::move(sizes), plan);
+  }
+
+ private:
+  DataType dtype_ = tensorflow::DT_FLOAT;
+  Plans plans_;
+};
+
+REGISTER_OP("AdamasSquares")
+    .Input("tensors: n * T")
+    .Output("squares: float64")
+    .Attr("n: int >= 1")
+    .Attr("T: {float, double}")
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape);
+
+REGISTER_KERNEL_BUILDER(Name("AdamasSquares").Device(tensorflow::DEVICE_CPU), AdamasSquaresOp);
 
 REGISTER_OP("AdamasStep")
     .Input("params: param_tensors * resource")  // n handles in all: one a tensor, or packed (see engines.py)
@@ -282,9 +350,11 @@ REGISTER_OP("AdamasStep")
     .Input("grads: grad_types")
     .Input("lr: L")
     .Input("iterations: int64")
-    .Input("hyper: float64")
-    .Input("rows: int32")
-    .Input("offsets: int64")
+    .Input("numbers: float64")  // beta1, beta2, eps, eps_root, weight_decay, grad_scale, bound of the clip
+    .Input("rows: int32")       // a tensor: 0 decays, 1 does not
+    .Input("offsets: int64")    // a tensor: where its moments begin in its slot variables
+    .Input("others: float64")   // sum of squares of gradients that a global norm counts and other calls step
+    .Output("squares: float64")  // that of the gradients of this call, where they are clipped by a norm; else 0
     .Attr("n: int >= 1")
     .Attr("param_tensors: int >= 1")
     .Attr("k: int >= 1")
@@ -292,9 +362,11 @@ REGISTER_OP("AdamasStep")
     .Attr("T: {float, double}")
     .Attr("L: {float, double}")
     .Attr("grad_types: list(type) >= 1")
+    .Attr("unscale: bool")  // whether gradients are multiplied by grad_scale
+    .Attr("clip: int")      // ADAMAS_CLIP_...
     .Attr("rule: list(int)")
     .SetIsStateful()
-    .SetShapeFn(tensorflow::shape_inference::NoOutputs);
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape);
 
 REGISTER_KERNEL_BUILDER(Name("AdamasStep").Device(tensorflow::DEVICE_CPU), AdamasStepOp);
 
@@ -311,6 +383,7 @@ extern "C" __attribute__((visibility("default"))) const char* adamas_tensorflow_
   if (!Find(library, "adamas_rule_slots", &api->rule_slots) ||
       !Find(library, "adamas_plan_create", &api->plan_create) ||
       !Find(library, "adamas_plan_destroy", &api->plan_destroy) || !Find(library, "adamas_begin", &api->begin) ||
+      !Find(library, "adamas_set_gradients", &api->set_gradients) ||
       !Find(library, "adamas_run", &api->run) || !Find(library, "adamas_finish", &api->finish)) {
     return "libadamas lacks a function of its interface";
   }

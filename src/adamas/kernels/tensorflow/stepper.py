@@ -12,9 +12,10 @@ import tensorflow as tf
 from adamas.errors import ArgumentError, ArrayError, KernelError, UnsupportedError
 from adamas.kernels import cpu
 from adamas.kernels.tensorflow import op
-from adamas.kernels.tensorflow.engines import Batch, Expression, Native, Resource, in_xla
-from adamas.kernels.tensorflow.slots import Arena, NewVariable, Separate, Slots, as_tensor
-from adamas.rule import Hyper, Rule
+from adamas.kernels.tensorflow.engines import Batch, Expression, Native, Numbers, Resource, in_xla
+from adamas.kernels.tensorflow.settings import Settings
+from adamas.kernels.tensorflow.slots import Arena, Joined, NewVariable, Separate, Slots, as_tensor
+from adamas.rule import Rule
 
 Kernel = Literal["auto", "native", "resource", "xla"]
 KERNELS: tuple[Kernel, ...] = ("auto", "native", "resource", "xla")
@@ -85,31 +86,58 @@ class Stepper:
         return Native(self.rule, self.slots)
 
     def make(self, slot_names: Sequence[str], new_variable: NewVariable) -> None:
-        """Make the variables for the moments.
+        """Make the variables for the moments, all zero.
 
         Args:
             slot_names: what the rule's slots are called in them.
             new_variable: makes one.
         """
-        layout = Separate if self._for_xla or self.kind != "native" else Arena
-        self.slots: Slots = layout(slot_names, self.variables, new_variable)
+        self._new_slots = functools.partial(self._layout(), slot_names, new_variable=new_variable)
+        self.slots = Joined(self._new_slots(self.variables), len(self.variables))
         self._resource = Resource(self.rule, self.slots)
         self._expression = Expression(self.rule, self.slots)
+
+    def _layout(self) -> Callable[..., Slots]:
+        return Separate if self._for_xla or self.kind != "native" else Arena
+
+    def check_more(self, variables: Sequence[Any]) -> None:
+        """Whether `more` can take these.
+
+        Raises:
+            UnsupportedError: it cannot; nothing was made.
+        """
+        for variable in variables:
+            _check(variable)
+        elsewhere = _elsewhere(variables)
+        if elsewhere and not self._for_xla and self.kind == "native":
+            raise UnsupportedError(
+                f"variable {elsewhere[0].name!r} is on {elsewhere[0].device}, and this optimizer was built for "
+                "variables on the CPU; make another optimizer for it"
+            )
+
+    def more(self, variables: Sequence[Any]) -> None:
+        """Step these from now on too, from zero moments; what was traced before stays valid. See `check_more`."""
+        self.slots.add(self._new_slots(variables), len(variables))
+        self.variables += variables
+        self.shapes += [tuple(variable.shape) for variable in variables]
+
+    @property
+    def device(self) -> str | None:
+        """Where the first variable is: what the steps read besides must be there too where XLA compiles them."""
+        return str(self.variables[0].device) if self.variables else None
 
     def step(
         self,
         variables: Sequence[Any],
         grads: Sequence[Any],
-        lr: Any,
-        iterations: Any,
-        hyper: Hyper,
+        numbers: Numbers,
+        settings: Settings,
         make_batch: Callable[[Sequence[Any]], Batch],
     ) -> list[Any]:
         """One step of `variables`, each with its gradient.
 
         Args:
-            lr: float32 or float64 scalar tensor or variable.
-            iterations: int64 scalar tensor or variable: the steps before this one.
+            numbers, settings: what the step is taken with.
             make_batch: called once for each new list of variables.
 
         Returns:
@@ -131,13 +159,13 @@ class Stepper:
         simple = len(batch.groups) == 1 and tf.executing_eagerly() and set(map(type, grads)) == {_EagerTensor}
         if simple and self.kind == "native":
             try:
-                self._native.step(batch, grads, lr, iterations, hyper)
+                self._native.step(batch, grads, numbers, settings)
                 return []
             except tf.errors.InvalidArgumentError:
                 pass  # the op checks before it writes; find out below what is wrong, or put it right
         dense, checks = conform(grads, batch.variables)
         with tf.control_dependencies(checks):
-            self._engine(hyper).step(batch, dense, lr, iterations, hyper)
+            self._engine(settings).step(batch, dense, numbers, settings)
         return checks
 
     def places(self) -> list[tuple[int, int]]:
@@ -151,12 +179,12 @@ class Stepper:
         """Work everything out again at the next step, because weight decay applies to other variables now."""
         self._batches.clear()
 
-    def _engine(self, hyper: Hyper) -> Any:
+    def _engine(self, settings: Settings) -> Any:
         if in_xla() or self.kind == "xla":
             return self._expression
         if self.kind == "native":
             return self._native
-        if hyper.weight_decay:
+        if settings.hyper.weight_decay:
             if self._forced:
                 raise KernelError(f"kernel='resource' {_NO_DECAY}; use kernel='auto'")
             return self._expression
@@ -217,11 +245,15 @@ def _check(variable: Any) -> None:
         raise UnsupportedError(f"variable {variable.name!r} has the shape {variable.shape}; give it a fixed shape")
 
 
+def _elsewhere(variables: Sequence[Any]) -> list[Any]:
+    return [v for v in variables if tf.DeviceSpec.from_string(v.device).device_type not in (None, "CPU")]
+
+
 def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool) -> tuple[str, str | None]:
     """The engine, and why it is not the native one."""
     if kernel not in KERNELS:
         raise ArgumentError(f"kernel={kernel!r}: give one of {', '.join(map(repr, KERNELS))}")
-    elsewhere = [v for v in variables if tf.DeviceSpec.from_string(v.device).device_type not in (None, "CPU")]
+    elsewhere = _elsewhere(variables)
     if kernel in ("xla", "resource"):
         if kernel == "resource" and decaying:
             raise KernelError(f"kernel='resource' {_NO_DECAY}; use kernel='auto'")

@@ -227,12 +227,16 @@ def lay_out(model: Any, kind: str) -> None:
 
 
 def _settings(optimizer: Any) -> str:
-    """All that a traced update has as constants: the configuration without the value of the learning rate, and what
-    `exclude_from_weight_decay` said, which is no part of the configuration."""
+    """All that a traced update has as constants: the configuration without the value of the learning rate (of ours:
+    without any number that may change), and what `exclude_from_weight_decay` said, which is no part of it."""
+    if hasattr(optimizer, "traced"):
+        return str(optimizer.traced())
     config = dict(optimizer.get_config())
     if isinstance(optimizer.learning_rate, keras.Variable):
         config.pop("learning_rate", None)
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of Keras' loss scaling
+    if inner is not optimizer:
+        config["inner_optimizer"] = _settings(inner)
     if getattr(inner, "weight_decay", None):
         config["decays"] = [inner._use_weight_decay(v) for v in inner._trainable_variables]
     return repr(sorted(config.items(), key=lambda item: item[0]))
