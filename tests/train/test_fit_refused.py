@@ -55,8 +55,6 @@ class PerBatch(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)}, "x is of type .*Dataset"),
-        ({"x": iter([(X, Y)])}, "x is of type list_iterator"),
         ({"x": tf.sparse.from_dense(X)}, "x is of type SparseTensor"),
         ({"x": tf.ragged.constant([[1.0], [1.0, 2.0]])}, "x is of type RaggedTensor"),
         ({"x": X.astype(str)}, "x has dtype <U"),
@@ -64,15 +62,21 @@ class PerBatch(keras.callbacks.Callback):
         ({"x": X.astype(object)}, "x has dtype object"),
         ({"y": [0.0] * 16}, r"y\[0\] is of type float"),
         ({"y": {"out": "Y"}}, r"y\['out'\] is of type str"),
-        ({"validation_data": tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)}, "validation_data of type"),
         ({"validation_data": ([X, "X"], Y)}, r"validation x\[1\] is of type str"),
-        ({"steps_per_epoch": 3}, "steps_per_epoch=3"),
-        ({"validation_steps": 3, "validation_split": 0.5}, "validation_steps=3"),
         ({"shuffle": "batch"}, "shuffle='batch'"),
         ({"callbacks": PerBatch()}, "PerBatch has on_train_batch_end"),
-        ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, "TerminateOnNaN has on_batch_end"),
         ({"callbacks": [keras.callbacks.LambdaCallback(on_train_batch_begin=print)]}, "on_train_batch_begin"),
-        ({"callbacks": [keras.callbacks.ModelCheckpoint("a.keras", save_freq=5)]}, "ModelCheckpoint has"),
+        (
+            {"callbacks": [keras.callbacks.ModelCheckpoint("a.keras", save_freq=5)]},
+            "ModelCheckpoint has.*save_freq='epoch'",
+        ),
+        (
+            {"callbacks": [keras.callbacks.BackupAndRestore("a", save_freq=5)]},
+            "BackupAndRestore has.*save_freq='epoch'",
+        ),
+        ({"callbacks": [keras.callbacks.TensorBoard("a", update_freq=5)]}, "TensorBoard has.*update_freq='epoch'"),
+        ({"callbacks": [[keras.callbacks.TensorBoard("a", profile_batch=(1, 2))]]}, "TensorBoard has.*profile_batch=0"),
+        ({"callbacks": keras.callbacks.ProgbarLogger()}, "ProgbarLogger has on_train_batch_end"),
         ({"callbacks": keras.callbacks.CallbackList([])}, "CallbackList"),
         ({"model": model(OwnStep)}, "OwnStep has its own train_step"),
         ({"model": model(OwnTest)}, "OwnTest has its own test_step"),
@@ -121,6 +125,7 @@ def test_what_only_model_fit_does_names_it(change: dict, what: str) -> None:
         ({"validation_freq": 2}, "need validation_data", ArgumentError),
         ({"validation_batch_size": 2}, "need validation_data", ArgumentError),
         ({"validation_data": (X, Y), "validation_freq": 0}, "validation_freq=0", ArgumentError),
+        ({"validation_steps": 3}, "need validation_data", ArgumentError),
         ({"class_weight": {0: 2.0}, "sample_weight": Y}, "both given", ArgumentError),
         ({"class_weight": [1.0]}, "dictionary", ArgumentError),
         ({"class_weight": {0: 2.0}, "y": None}, "needs y", ArgumentError),
@@ -256,4 +261,14 @@ def test_lines_and_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert stream.getvalue() == "\repoch 3/4 [############............] 5/10"
     display.end({"loss": 0.123456})
     assert stream.getvalue().endswith("s - loss: 0.1235\n")
+    unknown = Display(1, epochs=2, steps=None, stream=Terminal())
+    unknown.begin(0)
+    unknown._began -= 1
+    unknown.step(70)
+    assert unknown._stream.getvalue() == "\repoch 1/2 70 steps"
+    unknown.begin(1, 140)  # by now it is known
+    unknown._began -= 1
+    unknown._drawn -= 1
+    unknown.step(70)
+    assert unknown._stream.getvalue().endswith("\repoch 2/2 [############............] 70/140")
     assert Display("auto", 1, 1, io.StringIO()).verbose == 2

@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from adamas.errors import ArgumentError, DataError, UnsupportedError
 from adamas.train.loop.batches import Layout, Rows
+from adamas.train.loop.programs import Role
+from adamas.train.loop.sources import Source, is_source
+from adamas.train.loop.walks import ArrayWalk, SourceWalk, Walk
 
 # Methods of a model that `fit` replaces: a model with its own is trained as its author meant by Keras alone.
 _REPLACED = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "make_test_function")
@@ -47,6 +50,64 @@ def check_model(model: Any) -> None:
         raise UnsupportedError(
             "adamas.train.fit trains on one device and the model has a tf.distribute strategy: use model.fit"
         )
+
+
+def walk_of(
+    role: Role,
+    parts: tuple[Any, Any, Any],
+    *,
+    class_weight: Mapping[int, float] | None = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> Walk:
+    """The walk over (x, y, sample_weight), or over the batches that x gives.
+
+    Args:
+        seed: of the order of arrays and `PyDataset`s; None: as they lie.
+        role, class_weight, batch_size, steps: as `fit` was given them, for training or validation.
+
+    Raises:
+        ArgumentError, DataError, UnsupportedError: see `rows_of`, `Source`.
+    """
+    x, y, sample_weight = parts
+    what = "validation " if role == "test" else ""
+    if steps is not None:
+        steps = whole_number("validation_steps" if what else "steps_per_epoch", steps, 1)
+    if batch_size is not None:
+        batch_size = whole_number("validation_batch_size" if what else "batch_size", batch_size, 1)
+    if is_source(x):
+        asked = {"y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+        for name, value in asked.items():
+            if value is not None:
+                raise ArgumentError(
+                    f"{what}{name} was given beside {what}x of type {type(x).__name__}, which gives whole batches "
+                    f"(x, y, sample_weight): leave {name} out"
+                )
+        return SourceWalk(role, Source(x, class_weight, steps, seed, what))
+    rows = rows_of(x, y, sample_weight, class_weight, what=what)
+    batch = batch_size or (math.ceil(rows.count / steps) if steps else 32)
+    return ArrayWalk(role, rows, batch, steps, seed)
+
+
+def parts_of(validation_data: Any) -> tuple[Any, Any, Any]:
+    """(x, y, sample_weight) of what was given as validation_data."""
+    if is_source(validation_data):
+        return validation_data, None, None
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (1, 2, 3):
+        raise ArgumentError(
+            f"validation_data of type {type(validation_data).__name__}: give (x, y), (x, y, sample_weight), a data set "
+            "or a generator"
+        )
+    x, y, sample_weight = (*validation_data, None, None)[:3]
+    return x, y, sample_weight
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """An argument that must be an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ArgumentError(f"{name}={value!r}: give an integer of at least {least}")
+    return int(value)
 
 
 def rows_of(

@@ -15,8 +15,8 @@ from __future__ import annotations
 import functools
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import keras
 import tensorflow as tf
@@ -26,6 +26,7 @@ from adamas.train.loop.batches import Layout, Rows
 
 Role = Literal["train", "test"]
 Logs = dict[str, Any]
+Made = TypeVar("Made")
 
 # A call into TensorFlow cannot be interrupted: signals and progress wait for its end. A piece is planned to last
 # TARGET, so that it stays below 0.25 s even if the machine slows down to half in the middle of it.
@@ -84,7 +85,7 @@ class Program:
         *,
         reset: bool,
         limit: int | None,
-        done: Callable[[int], None] | None = None,
+        done: Callable[[int, Logs], bool] | None = None,
     ) -> Logs:
         """Run `steps` steps in pieces, and return the metrics after the last one, as tensors.
 
@@ -95,7 +96,7 @@ class Program:
             steps: at least 1.
             reset: set the metrics to zero first.
             limit: at most this many steps a piece; None: as many as fit into TARGET seconds.
-            done: told the number of steps of each piece after it.
+            done: told the number of steps of each piece after it and the metrics; says whether to stop.
         """
         logs: Logs = {}
         if reset and not self.resets:
@@ -108,8 +109,8 @@ class Program:
             reset = False
             steps -= piece
             start += piece * self.batch
-            if done is not None:
-                done(piece)
+            if done is not None and done(piece, logs):
+                break
         return logs
 
     def _fitting(self) -> int:
@@ -163,7 +164,9 @@ def _steps(model: Any, key: Key, order: tf.Tensor, piece: tf.Tensor, *rows: tf.T
 
 def _of_unknown_rows(values: Any) -> Any:
     """The same values, of a number of rows that tracing does not see."""
-    return None if values is None else tf.compat.v1.placeholder_with_default(values, [None, *values.shape[1:]])
+    if not isinstance(values, tf.Tensor):
+        return values
+    return tf.compat.v1.placeholder_with_default(values, [None, *values.shape[1:]])
 
 
 class Programs:
@@ -177,15 +180,15 @@ class Programs:
     _ATTRIBUTE = "_adamas_programs"
 
     def __init__(self, model: Any):
-        self._model = model
-        self._made: OrderedDict[Key, Program] = OrderedDict()
+        self.model = model
+        self._made: OrderedDict[Hashable, Any] = OrderedDict()
         self._for: list[Any] = []
 
     @classmethod
     def of(cls, model: Any) -> Programs:
         """The programs kept with this model; made at the first call."""
         kept: Programs | None = model.__dict__.get(cls._ATTRIBUTE)
-        if kept is None or kept._model is not model:
+        if kept is None or kept.model is not model:
             kept = cls(model)
             # Past Keras' __setattr__, which would look into it for layers and variables to track and save.
             object.__setattr__(model, cls._ATTRIBUTE, kept)
@@ -194,18 +197,30 @@ class Programs:
 
     def get(self, kind: str, role: Role, batch: int, order: Any, rows: Rows) -> Program:
         """The program for batches of `batch` rows of this data, compiled if it is new."""
-        key = Key(kind, role, batch, rows.kinds, rows.layout, _metrics_are_keras(self._model))
-        program = self._made.get(key)
-        if program is None:
-            program = Program(self._model, key, order, rows.tensors)
-            self._made[key] = program
+        key = Key(kind, role, batch, rows.kinds, rows.layout, self.can_reset)
+        return self.kept(key, lambda: Program(self.model, key, order, rows.tensors))
+
+    def kept(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What was made under this key for the model as it is compiled, else what `make` makes now."""
+        made: Made | None = self._made.get(key)
+        if made is None:
+            made = self._made[key] = make()
             while len(self._made) > KEPT:
                 self._made.popitem(last=False)
         self._made.move_to_end(key)
-        return program
+        return made
+
+    def reset_metrics(self) -> None:
+        """Set the model's metrics to zero."""
+        self.model.reset_metrics()
+
+    @property
+    def can_reset(self) -> bool:
+        """Whether a program can set the metrics to zero itself."""
+        return _metrics_are_keras(self.model)
 
     def _refresh(self) -> None:
-        model = self._model
+        model = self.model
         now = [
             model.optimizer,
             _settings(model.optimizer),

@@ -19,14 +19,14 @@ class Display:
     Args:
         verbose: 0 nothing; 1 a bar that is redrawn, then a line an epoch; 2 a line an epoch; "auto" 1 if `stream` is a
             terminal, else 2.
-        epochs, steps: the total number of epochs, and of steps in each.
+        epochs, steps: the total number of epochs, and of steps in each, None if that is not known.
         stream: where to; None: standard output.
 
     Raises:
         ArgumentError: verbose is none of these.
     """
 
-    def __init__(self, verbose: int | str, epochs: int, steps: int, stream: TextIO | None = None):
+    def __init__(self, verbose: int | str, epochs: int, steps: int | None, stream: TextIO | None = None):
         if verbose not in (0, 1, 2, "auto"):
             raise ArgumentError(f"verbose={verbose!r}: give 'auto', 0 (nothing), 1 (a bar) or 2 (a line an epoch)")
         self._stream = stream if stream is not None else sys.stdout
@@ -37,8 +37,9 @@ class Display:
         self._done, self._began, self._drawn = 0, 0.0, 0.0
         self._open = False  # whether a bar stands on the current line
 
-    def begin(self, epoch: int) -> None:
-        """An epoch, counted from 0, begins."""
+    def begin(self, epoch: int, steps: int | None = None) -> None:
+        """An epoch, counted from 0, begins; it has so many steps, if that is known by now."""
+        self._steps = steps or self._steps
         self._done, self._began = 0, time.perf_counter()
         self._head = f"epoch {epoch + 1}/{self._epochs}"
 
@@ -47,10 +48,15 @@ class Display:
         self._done += steps
         now = time.perf_counter()
         if self.verbose == 1 and now - self._drawn >= REDRAW and now - self._began >= REDRAW:
-            filled = BAR * self._done // self._steps
-            self._stream.write(f"\r{self._head} [{'#' * filled}{'.' * (BAR - filled)}] {self._done}/{self._steps}")
+            self._stream.write(f"\r{self._head} {self._bar()}")
             self._stream.flush()
             self._drawn, self._open = now, True
+
+    def _bar(self) -> str:
+        if self._steps is None:
+            return f"{self._done} steps"
+        filled = min(BAR, BAR * self._done // self._steps)
+        return f"[{'#' * filled}{'.' * (BAR - filled)}] {self._done}/{self._steps}"
 
     def end(self, logs: dict[str, Any]) -> None:
         """The epoch has ended with these numbers."""
