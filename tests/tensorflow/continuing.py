@@ -77,7 +77,7 @@ def weights(model: keras.Model) -> list[np.ndarray]:
 
 def state(optimizer: Any) -> list[np.ndarray]:
     """Everything the optimizer carries from step to step."""
-    return [np.array(v) for v in optimizer.variables]
+    return [v.numpy() for v in optimizer.variables]
 
 
 def same(one: list[np.ndarray], two: list[np.ndarray]) -> bool:
