@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from continuing import SETTINGS, assert_within, go_on, network, same, state, steps, weights
+from continuing import SETTINGS, assert_same_state, assert_within, go_on, network, same, state, steps, weights
 
 import adamas.keras
 from adamas.errors import ArgumentError, StateError, UnsupportedError
@@ -73,9 +73,8 @@ def test_a_file_of_keras_goes_on_in_adamas(case: str, tmp_path: Path) -> None:
     assert same(state(its.optimizer), state(model.optimizer))
     moved = go_on(its, steps(seed=2))
     go_on(mine, steps(seed=2))
-    assert_within(weights(mine), weights(its), moved)
-    if case != "average":  # whose averages hold the weights
-        assert same(state(mine.optimizer), state(its.optimizer))
+    assert_within(case, weights(mine), weights(its), moved)
+    assert_same_state(case, state(mine.optimizer), state(its.optimizer), moved)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +111,8 @@ def test_a_file_of_adamas_goes_on_where_only_keras_is(case: str, elsewhere: Path
         assert str(found["optimizer"]).startswith("keras.")
     assert same(state(model.optimizer), its["loaded"])
     go_on(model, steps(seed=2))
-    assert_within(weights(model), its["weights"], its["moved"])
-    if case != "average":
-        assert same(state(model.optimizer), its["state"])
+    assert_within(case, weights(model), its["weights"], its["moved"])
+    assert_same_state(case, state(model.optimizer), its["state"], its["moved"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -153,7 +151,7 @@ def test_saved_before_the_first_step(case: str, tmp_path: Path) -> None:
         mine = adamas.keras.load_model(tmp_path / "model.keras")
         moved = go_on(its, steps(seed=2))
         go_on(mine, steps(seed=2))
-        assert_within(weights(mine), weights(its), moved)
+        assert_within(case, weights(mine), weights(its), moved)
 
 
 def test_not_compiled(tmp_path: Path) -> None:
@@ -256,7 +254,7 @@ def test_to_keras(case: str, built: bool) -> None:
         peer.compile(copy, loss="mse")
     moved = go_on(peer, steps(seed=2))
     go_on(model, steps(seed=2))
-    assert_within(weights(model), weights(peer), moved)
+    assert_within(case, weights(model), weights(peer), moved)
 
 
 def test_to_keras_shares_no_state_and_steps_the_same_variables() -> None:
