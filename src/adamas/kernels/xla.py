@@ -26,17 +26,18 @@ _XP = SimpleNamespace(abs=tf.abs, sqrt=tf.sqrt, where=tf.where, zeros_like=tf.ze
 
 
 def powers(bases: Any, n: Any) -> Any:
-    """[x^n for x in bases] as a float64 tensor; n an int64 scalar tensor >= 0. The bits of `adamas.rule.power`.
+    """[x^n for x in bases] as a float64 tensor; n an int64 tensor >= 0. The bits of `adamas.rule.power`.
 
-    bases: numbers, or a float64 tensor.
+    bases: numbers, or a float64 tensor. n: a scalar, or [..., 1] for the powers of each in the last dimension.
     """
 
     def step(n: Any, x: Any, result: Any) -> tuple[Any, Any, Any]:
         result = tf.where(tf.equal(n % 2, 1), result * x, result)
         return n // 2, x * x, result
 
-    x = tf.convert_to_tensor(bases, tf.float64)
-    return tf.while_loop(lambda n, x, result: n > 0, step, (tf.cast(n, tf.int64), x, tf.ones_like(x)))[2]
+    n, x = tf.cast(n, tf.int64), tf.convert_to_tensor(bases, tf.float64)
+    one = tf.ones_like(x) * tf.cast(n > -1, tf.float64)  # for each n
+    return tf.while_loop(lambda n, x, result: tf.reduce_any(n > 0), step, (n, x, one))[2]
 
 
 def scalars(rule: Rule, hyper: Any, lr: Any, t: Any, grad_scale: Any = 1.0, clip: Any = math.inf) -> Scalars:

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -21,6 +21,7 @@ from adamas.tensorflow.moments import Moment
 
 # Attributes that the next step depends on, in functions that are traced already too.
 _READ = {"beta_1", "beta_2", "epsilon", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"}
+Sparse = Literal["dense", "lazy"]
 _SLOT_NAMES = ("momentum", "velocity", "velocity_hat")  # Keras' names of m, v, vmax
 
 
@@ -59,9 +60,12 @@ class Adam(Saved):
         kernel: "auto" picks the fastest that can serve here; "native" (libadamas; float32 and float64 variables on
             CPUs), "resource" (TensorFlow's ResourceApplyAdam; no weight decay) or "xla" (array expression) insist on
             one. `optimizer.kernel` says which serves and why.
+        sparse: what is done with a gradient that is a tf.IndexedSlices, as `keras.layers.Embedding` gives it, whose
+            values of one row are added in any case. "dense": every row of the variable is stepped, as in Keras.
+            "lazy": the rows in the gradient only, so that a step costs what they cost, whatever the table's size.
 
     Raises:
-        ArgumentError: a number is outside its range.
+        ArgumentError: a number is outside its range; `sparse` is none of the two, or excludes another argument.
         UnsupportedError: on build, a variable is not float32 or float64; a `tf.distribute` strategy is active.
         KernelError: on build, the kernel that was asked for cannot serve here.
 
@@ -70,6 +74,19 @@ class Adam(Saved):
     traced again, where Keras' optimizers keep the old ones. Fixed when a function is traced are which kind of clip is
     on, whether the loss is scaled, whether weight decay is on where TensorFlow's ResourceApplyAdam serves, and what
     `exclude_from_weight_decay` said. `build` adds variables later.
+
+    With `sparse="lazy"` a row that missed k of its variable's steps has its moments decayed first, as k steps without a
+    gradient would have done, and then takes the step above, at the optimizer's present t:
+
+        m <- beta_1^k m,    v <- beta_2^k v
+
+    Left out is only what those k steps would have done to its weights: the drift by the old m, and weight decay. So
+    training differs a little from "dense"; where every row is in every step, it is the same to the bit. It pays where
+    a step touches a small part of a large table; a variable whose gradients are dense is stepped as ever. Steps in
+    which a variable has no gradient (None) do not count, as in "dense". k is counted by an int32 for each row of a
+    variable, kept in `variables` behind the moments. `use_ema` and `gradient_accumulation_steps` are refused with it,
+    because they visit every row, as a constraint of the layer does at a cost of its own. TensorFlow's old LazyAdam, and
+    torch's SparseAdam, do not decay the moments of silent rows.
 
     A `tf.function` that was traced outside XLA cannot be called inside a function compiled by XLA: TensorFlow reports
     that XLA does not know the op AdamasStep. Compile the inner function itself, or step in the outer one.
@@ -114,11 +131,17 @@ class Adam(Saved):
         name: str | None = None,
         *,
         kernel: Kernel = "auto",
+        sparse: Sparse = "dense",
         **unknown: Any,
     ) -> None:
         if unknown:
             raise ArgumentError(f"unknown argument(s) {', '.join(unknown)}; see the arguments of keras.optimizers.Adam")
         refuse_strategy()
+        if sparse not in ("dense", "lazy"):
+            raise ArgumentError(f"sparse={sparse!r}: give 'dense' or 'lazy'")
+        if sparse == "lazy" and (use_ema or gradient_accumulation_steps):
+            what = "use_ema" if use_ema else "gradient_accumulation_steps"
+            raise ArgumentError(f"sparse='lazy' with {what}, which visits every row at every step; use sparse='dense'")
         if isinstance(learning_rate, float):
             Hyper(lr=learning_rate)
         super().__init__(
@@ -139,6 +162,7 @@ class Adam(Saved):
         self.epsilon = epsilon
         self.amsgrad = bool(amsgrad)
         self._kernel = kernel
+        self._sparse = sparse
         self._expects_xla = False
         self._stepper: Stepper | None = None
         self._shared: Shared | None = None
@@ -190,6 +214,7 @@ class Adam(Saved):
             [_native(v) for v in stepped],
             decaying=self._settings.hyper.weight_decay != 0.0,
             for_xla=self._expects_xla or in_xla(),
+            lazy=self._sparse == "lazy",
         )
         with tf.init_scope(), self._restoring(variables, stepper):
             super().build(variables)
@@ -197,8 +222,8 @@ class Adam(Saved):
             self._shared = self._shared or Shared(self._settings, stepper.device)
             self._stepper = stepper
             self._index = {self._var_key(v): i for i, v in enumerate(stepped)}
-            for moment in self._moments():
-                self._track_variable(moment)
+            for variable in (*self._moments(), *stepper.clocks()):
+                self._track_variable(variable)
 
     def _add(self, variables: list[Any]) -> None:
         if not variables:
@@ -238,7 +263,7 @@ class Adam(Saved):
             kept += [v for v in self._model_variables_moving_average if v is not None]
         if self.gradient_accumulation_steps:
             kept += self._accumulated_gradients
-        variables = tf.__internal__.tracking.wrap([*kept, *self._moments()])
+        variables = tf.__internal__.tracking.wrap([*kept, *self._moments(), *self._ready().clocks()])
         # Past __setattr__, whose list would not be TensorFlow's; a checkpoint goes by the positions in this one.
         object.__setattr__(self, "_variables", variables)
         self._track_trackable(variables, "_variables", overwrite=True)
@@ -349,6 +374,8 @@ class Adam(Saved):
         config.update(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon, amsgrad=self.amsgrad)
         if self._kernel != "auto":
             config["kernel"] = self._kernel
+        if self._sparse != "dense":
+            config["sparse"] = self._sparse
         return dict(config)
 
     def _backend_update_step(
@@ -477,6 +504,7 @@ class AdamW(Adam):
         name: str | None = None,
         *,
         kernel: Kernel = "auto",
+        sparse: Sparse = "dense",
         **unknown: Any,
     ) -> None:
         if weight_decay is None:
@@ -498,6 +526,7 @@ class AdamW(Adam):
             gradient_accumulation_steps,
             name,
             kernel=kernel,
+            sparse=sparse,
             **unknown,
         )
 

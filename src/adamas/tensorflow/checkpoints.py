@@ -13,8 +13,8 @@ from adamas.errors import StateError
 Shape = tuple[int, ...]
 
 SAME = (
-    "Build the optimizer for the same variables with the same amsgrad, use_ema, gradient_accumulation_steps and "
-    "kind of learning rate (number or schedule)"
+    "Build the optimizer for the same variables with the same amsgrad, sparse, use_ema, gradient_accumulation_steps "
+    "and kind of learning rate (number or schedule)"
 )
 _ADAMS = {"_momentums", "_velocities", "_velocity_hats", "_model_variables_moving_average", "_accumulated_gradients"}
 
@@ -32,8 +32,13 @@ class SavedOptimizer:
     built: bool
     others: tuple[str, ...]
 
-    def misfit(self, shapes: Sequence[Shape]) -> str | None:
-        """Why an Adam whose variables have these shapes cannot go on from it; None if it can."""
+    def misfit(self, shapes: Sequence[Shape], spare: int = 0) -> str | None:
+        """Why an Adam whose variables have these shapes cannot go on from it; None if it can.
+
+        It may lack the last `spare` of them all together.
+        """
+        if spare and len(self.shapes) == len(shapes) - spare:
+            shapes = shapes[:-spare]
         if self.others:
             return f"it keeps {', '.join(self.others)}, so it is no Adam"
         return difference(self.shapes, shapes) if self.built else None
@@ -56,12 +61,13 @@ class Offer:
     path: str
     optimizers: Sequence[SavedOptimizer]
 
-    def check(self, name: str, shapes: Sequence[Shape]) -> None:
+    def check(self, name: str, shapes: Sequence[Shape], spare: int = 0) -> None:
         """Nothing, unless no optimizer in it fits the one of this name, whose variables have these shapes: StateError.
 
-        Which of several is meant, TensorFlow does not say; then one that fits is enough.
+        The last `spare` of these may be missing. Which of several optimizers is meant, TensorFlow does not say; then
+        one that fits is enough.
         """
-        misfits = [optimizer.misfit(shapes) for optimizer in self.optimizers]
+        misfits = [optimizer.misfit(shapes, spare) for optimizer in self.optimizers]
         if all(misfits):
             raise StateError(
                 f"the checkpoint {self.path} has no state for the optimizer {name!r}: "

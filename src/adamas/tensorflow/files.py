@@ -43,7 +43,8 @@ class Saved(keras.optimizers.Optimizer):
 
         Args:
             store: arrays by the names "0", "1", ...: `iterations`, the learning rate if it is a number, averages,
-                accumulators, then m and v of each parameter by turns, then each parameter's largest v.
+                accumulators, then m and v of each parameter by turns, then each parameter's largest v; with
+                sparse="lazy" the clocks of the rows, without which every row counts as up to date.
 
         Raises:
             StateError: it was saved for other variables or settings. Nothing has been changed.
@@ -64,6 +65,9 @@ class Saved(keras.optimizers.Optimizer):
         unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
         if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is still zero
             arrays += [np.zeros(shape) for shape in shapes[unbuilt:]]
+        clocks = len(self._stepper.clocks()) if self._stepper else 0
+        if clocks and len(arrays) == len(shapes) - clocks:
+            arrays += [np.zeros(shape) for shape in shapes[-clocks:]]
         misfit = difference([array.shape for array in arrays], shapes)
         if any(array.dtype.kind not in "iuf" for array in arrays):
             misfit = "it has arrays of something else than numbers"
@@ -79,8 +83,9 @@ class Saved(keras.optimizers.Optimizer):
         """`keras.optimizers.Adam` or `AdamW` with these settings, and this state if the optimizer is built.
 
         It steps the same variables and has copies of everything else: moments, averages, accumulated gradients,
-        `iterations`, and what `exclude_from_weight_decay` leaves out. `kernel` has no counterpart and changes no
-        number. A schedule or a callable as learning rate is shared.
+        `iterations`, and what `exclude_from_weight_decay` leaves out. A schedule or a callable as learning rate is
+        shared. `kernel` has no counterpart and changes no number. `sparse="lazy"` has none either: the copies of the
+        moments are decayed to the present, and Keras steps every row.
 
         Raises:
             UnsupportedError: a subclass, whose steps may be others.
@@ -106,14 +111,15 @@ class Saved(keras.optimizers.Optimizer):
                 setattr(theirs, name, copy.copy(getattr(self, name)))
         if self.built:
             theirs.build(self._trainable_variables)
-            for its, mine in zip(theirs.variables, self.variables, strict=True):
+            for its, mine in zip(theirs.variables, self._settled(), strict=True):
                 its.assign(np.asarray(mine))
         return theirs
 
     def portable_state(self) -> State:
         """A copy of everything carried from step to step, for `adamas.state.save`.
 
-        Parameters go by their Keras path, or their TensorFlow name; equal names are numbered.
+        Parameters go by their Keras path, or their TensorFlow name; equal names are numbered. With sparse="lazy" the
+        moments are decayed to the present first, as a dense optimizer's would be; the optimizer itself does not change.
 
         Raises:
             StateError: the optimizer is not built yet.
@@ -128,7 +134,7 @@ class Saved(keras.optimizers.Optimizer):
         return State(
             rule=stepper.rule,
             slots={
-                name: {slot.name: np.array(stepper.slots.read(s, i)) for s, slot in enumerate(stepper.rule.slots)}
+                name: dict(zip((slot.name for slot in stepper.rule.slots), stepper.settled(i, numbers), strict=True))
                 for i, name in enumerate(names)
             },
             steps=dict.fromkeys(names, int(self._iterations.value)),
@@ -165,6 +171,7 @@ class Saved(keras.optimizers.Optimizer):
         for i, name in enumerate(names):
             for s, slot in enumerate(stepper.rule.slots):
                 stepper.slots.write(s, i, state.slots[name][slot.name])
+        stepper.reset_clocks()
         self._iterations.assign(next(iter(state.steps.values()), 0))
         if isinstance(self._learning_rate, keras.Variable):
             self._learning_rate.assign(main.lr)
@@ -179,7 +186,9 @@ class Saved(keras.optimizers.Optimizer):
         """
         self._offer = look(path)
         if self.built:
-            self._offer.check(self.name, [tuple(variable.shape) for variable in self.variables])
+            stepper = self._ready()
+            self._offer.check(self.name, [tuple(variable.shape) for variable in self.variables], len(stepper.clocks()))
+            stepper.reset_clocks()  # the checkpoint of an optimizer without clocks does not write them
         return super()._checkpoint_adapter(path)
 
     @contextmanager
@@ -196,7 +205,8 @@ class Saved(keras.optimizers.Optimizer):
             kept += stepper.variables if self.use_ema else []
             kept += variables if self.gradient_accumulation_steps else []
             kept += [stepper.variables[i] for _, i in stepper.places()]
-            self._offer.check(self.name, [tuple(variable.shape) for variable in kept])
+            clocks = stepper.clock_shapes()
+            self._offer.check(self.name, [*(tuple(variable.shape) for variable in kept), *clocks], len(clocks))
         try:
             yield
         except (tf.errors.OpError, IndexError) as error:  # IndexError: TensorFlow's word for a file that is too short
@@ -214,6 +224,13 @@ class Saved(keras.optimizers.Optimizer):
         if save_type != "checkpoint":
             del children["_variables"]
         return children
+
+    def _settled(self) -> list[Any]:
+        """`variables` as they would be without sparse="lazy"."""
+        stepper = self._ready()
+        places, moments = stepper.places(), [stepper.settled(i, self._numbers()) for i in range(len(stepper.variables))]
+        others = self.variables[: len(self.variables) - len(places) - len(stepper.clocks())]
+        return [*others, *(moments[i][slot] for slot, i in places)]
 
     def _names(self) -> list[str]:
         """The parameters' names, made distinct in their order."""

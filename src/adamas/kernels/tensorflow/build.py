@@ -1,4 +1,4 @@
-"""Compiles the TensorFlow op (step.cc) on the user's machine and keeps it in a folder of the user's.
+"""Compiles the TensorFlow ops (ops.cc) on the user's machine and keeps it in a folder of the user's.
 
 TensorFlow promises no stable C++ interface from one version to the next and its C interface cannot write to variables,
 so the op is built against the TensorFlow that is installed, on first use. It takes about 10 s.
@@ -30,7 +30,8 @@ from adamas.kernels import cpu
 
 _log = logging.getLogger("adamas")
 
-SOURCE = Path(__file__).with_name("step.cc")
+SOURCE = Path(__file__).with_name("ops.cc")  # includes the others
+SOURCES = ("library.h", "ops.cc", "rows.cc", "step.cc", "variables.h")
 _FLAGS = ("-shared", "-fPIC", "-O2", "-Wno-deprecated-declarations")
 _LIMIT_SECONDS = 600  # a compiler that hangs must not hang training
 _NO_PLACE = "no folder to keep the TensorFlow op in"
@@ -109,7 +110,7 @@ def _key() -> str:
     version = _tensorflow().version
     digest = hashlib.sha256()
     for part in (
-        SOURCE.read_bytes(),
+        *(SOURCE.with_name(name).read_bytes() for name in SOURCES),
         (cpu.include_dir() / "adamas.h").read_bytes(),  # ADAMAS_ABI is in it
         f"{version.VERSION} {version.GIT_VERSION} {version.COMPILER_VERSION}".encode(),
         " ".join(_tensorflow_flags()).encode(),

@@ -177,7 +177,8 @@ class Resource:
     def _powers(self, numbers: Numbers, settings: Settings) -> Any:
         if tf.executing_eagerly():
             t = int(numbers.iterations) + 1
-            return [mathematics.power(beta, t) for beta in (settings.hyper.beta1, settings.hyper.beta2)]
+            betas = (settings.hyper.beta1, settings.hyper.beta2)
+            return [tf.constant(mathematics.power(beta, t), tf.float64) for beta in betas]
         return tf.unstack(xla.powers(numbers.row[:2], tf.cast(numbers.iterations, tf.int64) + 1))
 
     def _changed(

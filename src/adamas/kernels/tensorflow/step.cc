@@ -1,58 +1,26 @@
 // One optimizer step as a TensorFlow op: variables and gradients become pointers, libadamas does the arithmetic.
 //
-// Built on the user's machine against the installed TensorFlow (see build.py), so it must hold no arithmetic: all of
-// that is in libadamas, which `adamas_tensorflow_bind` loads from wherever it is installed. The cached op therefore
-// depends on adamas.h and on TensorFlow, and on no path.
-//
 // A step either happens whole or leaves everything as it was: every check and every allocation comes before the first
 // write. Each variable's lock is held in address order, as TensorFlow's own training ops do, and a buffer that
 // somebody else can see (a read tensor, a checkpoint being written) is copied first and the copy is changed.
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstring>
-#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "adamas.h"
+#include "library.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/resource_mgr.h"
-#include "tensorflow/core/framework/resource_var.h"
-#include "tensorflow/core/lib/core/threadpool.h"
+#include "variables.h"
 
 namespace {
 
 using tensorflow::DataType;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
-using tensorflow::OpKernelContext;
-using tensorflow::Tensor;
-using tensorflow::Var;
-
-struct Api {
-  decltype(&adamas_abi) abi;
-  decltype(&adamas_rule_slots) rule_slots;
-  decltype(&adamas_plan_create) plan_create;
-  decltype(&adamas_plan_destroy) plan_destroy;
-  decltype(&adamas_begin) begin;
-  decltype(&adamas_set_gradients) set_gradients;
-  decltype(&adamas_run) run;
-  decltype(&adamas_finish) finish;
-};
-
-std::atomic<const Api*> bound{nullptr};
-
-template <typename Function>
-bool Find(void* library, const char* name, Function* function) {
-  *function = reinterpret_cast<Function>(dlsym(library, name));
-  return *function != nullptr;
-}
 
 // Plans that no step is using. A step takes one out, or makes one, and puts it back: steps of different optimizers
 // may share this kernel and run at once, and steps of one optimizer wait for each other at its variables' locks.
@@ -100,45 +68,6 @@ class Plans {
   const Api* api_ = nullptr;
   std::vector<std::pair<std::vector<int64_t>, adamas_plan*>> idle_;
 };
-
-// The locks of a set of variables, each once, taken in increasing address order so that no two ops wait in a circle.
-class Locks {
- public:
-  explicit Locks(const std::vector<tensorflow::core::RefCountPtr<Var>>& variables) {
-    held_.reserve(variables.size());
-    for (const auto& variable : variables) held_.push_back(variable->mu());
-    std::sort(held_.begin(), held_.end(), std::less<tsl::mutex*>());
-    held_.erase(std::unique(held_.begin(), held_.end()), held_.end());
-    for (tsl::mutex* mutex : held_) mutex->lock();
-  }
-  ~Locks() {
-    for (tsl::mutex* mutex : held_) mutex->unlock();
-  }
-  size_t size() const { return held_.size(); }
-
- private:
-  std::vector<tsl::mutex*> held_;
-};
-
-using Pool = tensorflow::thread::ThreadPool;
-
-// Makes the variable the only holder of its buffer. Its lock must be held.
-absl::Status Own(OpKernelContext* ctx, Pool* pool, Var* variable) {
-  Tensor* tensor = variable->tensor();
-  if (tensor->RefCountIsOne()) return absl::OkStatus();
-  Tensor copy;
-  TF_RETURN_IF_ERROR(ctx->allocate_temp(tensor->dtype(), tensor->shape(), &copy));
-  char* to = static_cast<char*>(copy.data());
-  const char* from = static_cast<const char*>(tensor->data());
-  const int64_t bytes = static_cast<int64_t>(tensor->TotalBytes());
-  constexpr int64_t kPiece = 1 << 20;
-  pool->ParallelFor((bytes + kPiece - 1) / kPiece, kPiece, [=](int64_t begin, int64_t end) {
-    const int64_t first = begin * kPiece;
-    std::memcpy(to + first, from + first, std::min(bytes, end * kPiece) - first);
-  });
-  *tensor = copy;
-  return absl::OkStatus();
-}
 
 // One phase of all chunks, on TensorFlow's threads. `cycles` is what an element costs when memory is the limit;
 // TensorFlow runs work of less than about 100,000 cycles inline.
@@ -371,25 +300,3 @@ REGISTER_OP("AdamasStep")
 REGISTER_KERNEL_BUILDER(Name("AdamasStep").Device(tensorflow::DEVICE_CPU), AdamasStepOp);
 
 }  // namespace
-
-// Loads libadamas from `path` for every step from now on. NULL, or what went wrong.
-extern "C" __attribute__((visibility("default"))) const char* adamas_tensorflow_bind(const char* path) {
-  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) return dlerror();
-  auto api = std::make_unique<Api>();
-  if (!Find(library, "adamas_abi", &api->abi) || api->abi() != ADAMAS_ABI) {
-    return "libadamas has another interface version than this op was built for";
-  }
-  if (!Find(library, "adamas_rule_slots", &api->rule_slots) ||
-      !Find(library, "adamas_plan_create", &api->plan_create) ||
-      !Find(library, "adamas_plan_destroy", &api->plan_destroy) || !Find(library, "adamas_begin", &api->begin) ||
-      !Find(library, "adamas_set_gradients", &api->set_gradients) ||
-      !Find(library, "adamas_run", &api->run) || !Find(library, "adamas_finish", &api->finish)) {
-    return "libadamas lacks a function of its interface";
-  }
-  const Api* expected = nullptr;
-  if (bound.compare_exchange_strong(expected, api.get(), std::memory_order_release)) {
-    api.release();  // for the life of the process: kernels may still run while it ends
-  }
-  return nullptr;
-}

@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, ArrayError, KernelError, UnsupportedError
 from adamas.kernels import cpu
+from adamas.kernels import rows as lazy
 from adamas.kernels.tensorflow import op
 from adamas.kernels.tensorflow.engines import Batch, Expression, Native, Numbers, Resource, in_xla
+from adamas.kernels.tensorflow.rows import Rows
 from adamas.kernels.tensorflow.settings import Settings
 from adamas.kernels.tensorflow.slots import Arena, Joined, NewVariable, Separate, Slots, as_tensor
-from adamas.rule import Rule
+from adamas.rule import Hyper, Rule
 
 Kernel = Literal["auto", "native", "resource", "xla"]
 KERNELS: tuple[Kernel, ...] = ("auto", "native", "resource", "xla")
@@ -36,6 +40,7 @@ class Stepper:
         decaying: whether weight decay is on; TensorFlow's own op has none.
         for_xla: lay the moments out for functions compiled by XLA, though the native engine can step them too. An
             engine for steps outside XLA is then chosen when the first one comes: the op may take 20 s to build.
+        lazy: gradients that are tf.IndexedSlices step their rows only.
 
     Raises:
         UnsupportedError: a variable cannot be stepped.
@@ -50,6 +55,7 @@ class Stepper:
         *,
         decaying: bool,
         for_xla: bool,
+        lazy: bool,
     ) -> None:
         for variable in variables:
             _check(variable)
@@ -57,7 +63,7 @@ class Stepper:
         self.variables = list(variables)
         self.shapes = [tuple(variable.shape) for variable in variables]
         self._asked, self._decaying, self._for_xla = kernel, decaying, for_xla
-        self._forced = kernel != "auto"
+        self._lazy, self._forced = lazy, kernel != "auto"
         self._batches: dict[tuple[int, ...], tuple[Sequence[Any], Batch]] = {}
         if self._forced or not for_xla:
             _ = self._choice  # what cannot serve is said before anything is made
@@ -94,11 +100,15 @@ class Stepper:
         """
         self._new_slots = functools.partial(self._layout(), slot_names, new_variable=new_variable)
         self.slots = Joined(self._new_slots(self.variables), len(self.variables))
+        self.rows = Rows(self.rule, self.slots, new_variable) if self._lazy else None
+        if self.rows is not None:
+            self.rows.add(self.variables)
         self._resource = Resource(self.rule, self.slots)
         self._expression = Expression(self.rule, self.slots)
 
     def _layout(self) -> Callable[..., Slots]:
-        return Separate if self._for_xla or self.kind != "native" else Arena
+        # Rows of a table are stepped where they are; an arena would have to be copied whole for whoever reads a part.
+        return Separate if self._lazy or self._for_xla or self.kind != "native" else Arena
 
     def check_more(self, variables: Sequence[Any]) -> None:
         """Whether `more` can take these.
@@ -118,6 +128,8 @@ class Stepper:
     def more(self, variables: Sequence[Any]) -> None:
         """Step these from now on too, from zero moments; what was traced before stays valid. See `check_more`."""
         self.slots.add(self._new_slots(variables), len(variables))
+        if self.rows is not None:
+            self.rows.add(variables)
         self.variables += variables
         self.shapes += [tuple(variable.shape) for variable in variables]
 
@@ -147,15 +159,9 @@ class Stepper:
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
         """
-        key = tuple(map(id, variables))
-        known = self._batches.get(key)
-        if known is None:
-            if len(set(key)) != len(key):
-                raise ArgumentError("a variable was given twice in one step; add its gradients and give it once")
-            if len(self._batches) >= _KEPT:
-                self._batches.clear()
-            known = self._batches[key] = (tuple(variables), make_batch(variables))  # the variables keep their ids
-        batch = known[1]
+        if self.rows is not None:
+            return self._step_rows(self.rows, variables, grads, numbers, settings, make_batch)
+        batch = self._batch(variables, make_batch)
         simple = len(batch.groups) == 1 and tf.executing_eagerly() and set(map(type, grads)) == {_EagerTensor}
         if simple and self.kind == "native":
             try:
@@ -168,12 +174,81 @@ class Stepper:
             self._engine(settings).step(batch, dense, numbers, settings)
         return checks
 
+    def _step_rows(
+        self,
+        rows: Rows,
+        variables: Sequence[Any],
+        grads: Sequence[Any],
+        numbers: Numbers,
+        settings: Settings,
+        make_batch: Callable[[Sequence[Any]], Batch],
+    ) -> list[Any]:
+        """One step, lazy for those variables whose gradients are tf.IndexedSlices. Everything is checked first."""
+        if len(set(map(id, variables))) != len(variables):
+            raise ArgumentError(_TWICE)
+        native = not in_xla() and self.kind == "native"
+        kind = None if settings.clip is None else settings.clip.kind
+        sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in grads]
+        some = [g for g, is_sparse in zip(grads, sparse, strict=True) if is_sparse]
+        whole = [g for g, is_sparse in zip(grads, sparse, strict=True) if not is_sparse]
+        tables = self._batch([v for v, is_sparse in zip(variables, sparse, strict=True) if is_sparse], make_batch)
+        others = self._batch([v for v, is_sparse in zip(variables, sparse, strict=True) if not is_sparse], make_batch)
+        dense, checks = conform(whole, others.variables)
+        norms = kind in ("norm", "global_norm")
+        sums = [
+            rows.add_up(gradient, variable, native=native, squares=norms)
+            for gradient, variable in zip(some, tables.variables, strict=True)
+        ]
+        checks += [one.rows for one in sums]
+        with tf.control_dependencies(checks):
+            rows.settle(others.indices, numbers, native=native)
+            total = tf.add_n([one.squares for one in sums]) if sums and kind == "global_norm" else None
+            if dense:
+                squares = self._engine(settings).step(others, dense, replace(numbers, others=total), settings)
+                total = squares if total is None else total + squares
+            for one, variable, index, decays in zip(sums, tables.variables, tables.indices, tables.decays, strict=True):
+                squares = total if kind == "global_norm" else one.squares
+                rows.step(variable, index, decays, one, squares, numbers, settings, native=native)
+        return checks
+
+    def _batch(self, variables: Sequence[Any], make_batch: Callable[[Sequence[Any]], Batch]) -> Batch:
+        key = tuple(map(id, variables))
+        known = self._batches.get(key)
+        if known is None:
+            if len(set(key)) != len(key):
+                raise ArgumentError(_TWICE)
+            if len(self._batches) >= _KEPT:
+                self._batches.clear()
+            known = self._batches[key] = (tuple(variables), make_batch(variables))  # the variables keep their ids
+        return known[1]
+
     def places(self) -> list[tuple[int, int]]:
         """(slot, parameter) in the order of Keras' files: m and v by turns, then every vmax."""
         count = len(self.variables)
         return [(s, i) for i in range(count) for s in (0, 1)] + [
             (s, i) for s in range(2, len(self.rule.slots)) for i in range(count)
         ]
+
+    def settled(self, i: int, hyper: Hyper) -> list[np.ndarray]:
+        """Copies of parameter i's moments as they would be without lazy steps: all rows decayed to the present."""
+        moments = [np.array(self.slots.read(slot, i)) for slot in range(len(self.rule.slots))]
+        seen = None if self.rows is None else self.rows.seen[i]
+        if seen is not None:
+            lazy.settle(hyper, moments, seen.numpy())
+        return moments
+
+    def clock_shapes(self) -> list[tuple[int, ...]]:
+        """Of what `clocks` returns, before it is made too."""
+        return [(shape[0] + 1,) for shape in self.shapes if shape] if self._lazy else []
+
+    def reset_clocks(self) -> None:
+        """Take the moments of every row to be of the present, because they have just been written."""
+        for clock in self.clocks():
+            clock.assign(np.zeros(clock.shape, np.int32))
+
+    def clocks(self) -> list[Any]:
+        """With lazy steps, the clock of each variable's rows; see kernels/rows.py."""
+        return [] if self.rows is None else [seen for seen in self.rows.seen if seen is not None]
 
     def forget(self) -> None:
         """Work everything out again at the next step, because weight decay applies to other variables now."""
@@ -191,6 +266,7 @@ class Stepper:
         return self._resource
 
 
+_TWICE = "a variable was given twice in one step; add its gradients and give it once"
 _NO_DECAY = "cannot decay weights (TensorFlow's ResourceApplyAdam has no weight decay)"
 
 
