@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from adamas.rule import Hyper, Rule, Scalars, scalars, update
+from adamas.kernels.reference import ieee, sum_of_squares
+from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, scalars, update
 
 # The point where all the classic mistakes show (docs: peers), with decay and both betas far from their defaults.
 DISCRIMINATING = {
@@ -41,27 +43,45 @@ class Reference:
         epsilon: float = 1e-7,
         weight_decay: float | None = None,
         amsgrad: bool = False,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        loss_scale_factor: float = 1.0,
     ) -> None:
         self.rule = Rule(eps_mode="keras", amsgrad="raw" if amsgrad else "off")
         self.hyper = Hyper(float(np.float32(learning_rate)), beta_1, beta_2, epsilon, 0.0, weight_decay or 0.0)
         self.params = [np.array(p) for p in params]
         self.slots = [tuple(np.zeros_like(p) for _ in self.rule.slots) for p in params]
+        self.scale = 1.0 / loss_scale_factor
+        bounds = {"norm": clipnorm, "global_norm": global_clipnorm, "value": clipvalue}
+        clips = [Clip(kind, bound) for kind, bound in bounds.items() if bound]  # type: ignore[arg-type]
+        self.clip = clips[0] if clips else None
         self.t = 0
 
     def step(self, grads: Sequence[np.ndarray | None]) -> None:
         self.t += 1
-        numbers = scalars(self.rule, self.hyper, self.t)
-        for i, g in enumerate(grads):
-            if g is not None:
-                dtype = self.params[i].dtype
-                self.params[i], self.slots[i] = update(
-                    self.params[i],
-                    g,
-                    self.slots[i],
-                    Scalars(*(dtype.type(number) for number in numbers)),
-                    coupled=False,
-                    tiny=np.finfo(dtype).tiny,
-                )
+        by_value = self.clip is not None and self.clip.kind == "value"
+        with ieee():
+            for i, g in enumerate(grads):
+                if g is not None:
+                    dtype = self.params[i].dtype
+                    bound = self.clip.bound if self.clip is not None and by_value else math.inf
+                    numbers = scalars(self.rule, self.hyper, self.t, self.scale * self._factor(g, grads), bound)
+                    self.params[i], self.slots[i] = update(
+                        self.params[i],
+                        g,
+                        self.slots[i],
+                        Scalars(*(dtype.type(number) for number in numbers)),
+                        coupled=False,
+                        clipped=by_value,
+                        tiny=np.finfo(dtype).tiny,
+                    )
+
+    def _factor(self, own: np.ndarray, grads: Sequence[np.ndarray | None]) -> float:
+        if self.clip is None:
+            return 1.0
+        counted = [own] if self.clip.kind == "norm" else grads
+        return clip_factor(self.clip.kind, self.scale * math.sqrt(sum_of_squares(counted)), self.clip.bound)
 
 
 def same_bits(given: object, expected: np.ndarray) -> bool:
