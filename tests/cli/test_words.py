@@ -41,10 +41,12 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         shown = adamas("--help")
         best = min(best, time.perf_counter() - start)
     assert shown.returncode == 0
-    assert all(verb in shown.stdout for verb in ("train", "evaluate", "predict", "doctor", "adamas train digits"))
+    assert all(
+        verb in shown.stdout for verb in ("train", "evaluate", "predict", "explain", "doctor", "adamas train digits")
+    )
     assert best < 1.0  # a quiet machine takes 0.2 s; TensorFlow alone would take 3
     check = "import atexit, sys; atexit.register(lambda: print(sorted(m for m in sys.modules if '.' not in m)))"
-    for words in (("--help",), ("train", "--help"), ("train", "digits", "--epoch", "3")):
+    for words in (("--help",), ("train", "--help"), ("explain", "--help"), ("train", "digits", "--epoch", "3")):
         loaded = adamas(*words, program=check).stdout
         assert "'click'" in loaded
         for heavy in ("tensorflow", "keras", "sklearn", "pydantic", "matplotlib", "rich", "yaml", "torch", "jax"):
@@ -79,7 +81,7 @@ def test_without_a_part_of_the_extra_the_verb_says_what_to_install(package: str,
     [
         (["trian", "digits"], "no verb 'trian': did you mean train?"),
         (["compare", "digits"], "no verb 'compare': not in this version; use train DATA --against"),
-        (["xyzzy"], "the verbs are train, evaluate, predict, doctor"),
+        (["xyzzy"], "the verbs are train, evaluate, predict, explain, doctor"),
         (["train"], "Missing argument 'DATA'"),
         (["train", "digits", "iris"], "unexpected extra argument"),
         (["train", "digits", "--epoch", "3"], "Did you mean '--epochs'?"),
