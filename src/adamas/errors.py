@@ -17,9 +17,15 @@ Nothing has been changed when one of them is raised.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 
 class AdamasError(Exception):
     """Base class: `except adamas.AdamasError` catches everything that is raised on purpose."""
+
+    if not TYPE_CHECKING:
+        # TensorFlow's autograph keeps the class of an error that is raised in a tf.function only if this is so.
+        __init__ = Exception.__init__
 
 
 class ArgumentError(AdamasError, ValueError):

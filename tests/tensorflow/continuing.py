@@ -58,14 +58,21 @@ def steps(seed: int, count: int = STEPS) -> list[list[np.ndarray]]:
     ]
 
 
-def go_on(model: keras.Model, gradients: list[list[np.ndarray]]) -> list[np.ndarray]:
+def go_on(model: keras.Model, gradients: list[list[np.ndarray]], in_graph: bool = False) -> list[np.ndarray]:
     """Take steps; how far each weight moved, back and forth counted."""
     optimizer, variables = model.optimizer, model.trainable_variables
+
+    def apply(grads: list[tf.Tensor]) -> None:
+        optimizer.apply(grads, variables)
+
+    if in_graph:
+        optimizer.build(variables)
+        apply = tf.function(apply)
     moved = [np.zeros(v.shape) for v in variables]
     for grads in gradients:
         before = [v.numpy() for v in variables]
         scale = float(optimizer.dynamic_scale) if hasattr(optimizer, "dynamic_scale") and optimizer.built else 1.0
-        optimizer.apply([tf.constant(g) * scale for g in grads], variables)
+        apply([tf.constant(g) * scale for g in grads])
         for path, v, old in zip(moved, variables, before, strict=True):
             path += abs(v.numpy() - old)
     return moved

@@ -198,6 +198,7 @@ class Adam(Saved):
 
         Raises:
             UnsupportedError: a variable cannot be stepped.
+            ArgumentError: a variable was given twice.
             KernelError: the kernel that was asked for cannot serve here.
             StateError: a checkpoint that was restored into it before does not fit the variables.
         """
@@ -229,8 +230,6 @@ class Adam(Saved):
         if not variables:
             return
         refuse_strategy()
-        if len({self._var_key(v) for v in variables}) != len(variables):
-            raise ArgumentError("a variable was given twice; give each once")
         stepper = self._ready()
         stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
         stepper.check_more([_native(v) for v in stepped])
@@ -279,6 +278,7 @@ class Adam(Saved):
 
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
+            UnsupportedError: a `tf.distribute` strategy is active.
             ArgumentError: a variable is unknown to the optimizer, or there is not one for each gradient.
         """
         if not isinstance(grads, (list, tuple)):
@@ -292,6 +292,7 @@ class Adam(Saved):
             trainable_variables = list(trainable_variables)
         if len(grads) != len(trainable_variables):
             raise ArgumentError(f"{len(grads)} gradients for {len(trainable_variables)} variables; give one for each")
+        refuse_strategy()
         if not self.built:
             self.build(trainable_variables)
         if any(map(operator.is_, grads, repeat(None))):

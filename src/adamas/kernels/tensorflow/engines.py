@@ -51,11 +51,13 @@ class Batch:
     variables   tf.Variables
     indices     their numbers in the optimizer
     decays      whether weight decay applies to each
+    cast        whether the last gradients had another dtype than their variables
     """
 
     variables: list[Any]
     indices: list[int]
     decays: list[bool]
+    cast: bool = False
     groups: list[Group] = field(default_factory=list)
     compiled: dict[Any, Any] = field(default_factory=dict)
 

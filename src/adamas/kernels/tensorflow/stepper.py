@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -44,6 +45,7 @@ class Stepper:
 
     Raises:
         UnsupportedError: a variable cannot be stepped.
+        ArgumentError: a variable was given twice.
         KernelError: the kernel that was asked for cannot serve; nothing was made.
     """
 
@@ -57,8 +59,7 @@ class Stepper:
         for_xla: bool,
         lazy: bool,
     ) -> None:
-        for variable in variables:
-            _check(variable)
+        _check(variables)
         self.rule = rule
         self.variables = list(variables)
         self.shapes = [tuple(variable.shape) for variable in variables]
@@ -116,8 +117,7 @@ class Stepper:
         Raises:
             UnsupportedError: it cannot; nothing was made.
         """
-        for variable in variables:
-            _check(variable)
+        _check(variables)
         elsewhere = _elsewhere(variables)
         if elsewhere and not self._for_xla and self.kind == "native":
             raise UnsupportedError(
@@ -162,8 +162,8 @@ class Stepper:
         if self.rows is not None:
             return self._step_rows(self.rows, variables, grads, numbers, settings, make_batch)
         batch = self._batch(variables, make_batch)
-        simple = len(batch.groups) == 1 and tf.executing_eagerly() and set(map(type, grads)) == {_EagerTensor}
-        if simple and self.kind == "native":
+        eager = tf.executing_eagerly() and set(map(type, grads)) == {_EagerTensor}
+        if eager and len(batch.groups) == 1 and self.kind == "native" and not batch.cast:
             try:
                 self._native.step(batch, grads, numbers, settings)
                 return []
@@ -172,6 +172,8 @@ class Stepper:
         dense, checks = conform(grads, batch.variables)
         with tf.control_dependencies(checks):
             self._engine(settings).step(batch, dense, numbers, settings)
+        if eager:  # gradients of another dtype stay so as a rule, and the op's exception costs more than this look
+            batch.cast = any(map(operator.is_not, grads, dense))
         return checks
 
     def _step_rows(
@@ -184,8 +186,6 @@ class Stepper:
         make_batch: Callable[[Sequence[Any]], Batch],
     ) -> list[Any]:
         """One step, lazy for those variables whose gradients are tf.IndexedSlices. Everything is checked first."""
-        if len(set(map(id, variables))) != len(variables):
-            raise ArgumentError(_TWICE)
         native = not in_xla() and self.kind == "native"
         kind = None if settings.clip is None else settings.clip.kind
         sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in grads]
@@ -193,6 +193,8 @@ class Stepper:
         whole = [g for g, is_sparse in zip(grads, sparse, strict=True) if not is_sparse]
         tables = self._batch([v for v, is_sparse in zip(variables, sparse, strict=True) if is_sparse], make_batch)
         others = self._batch([v for v, is_sparse in zip(variables, sparse, strict=True) if not is_sparse], make_batch)
+        if set(tables.indices) & set(others.indices):
+            raise ArgumentError(_TWICE)
         dense, checks = conform(whole, others.variables)
         norms = kind in ("norm", "global_norm")
         sums = [
@@ -215,11 +217,12 @@ class Stepper:
         key = tuple(map(id, variables))
         known = self._batches.get(key)
         if known is None:
-            if len(set(key)) != len(key):
+            batch = make_batch(variables)
+            if len(set(batch.indices)) != len(batch.indices):
                 raise ArgumentError(_TWICE)
             if len(self._batches) >= _KEPT:
                 self._batches.clear()
-            known = self._batches[key] = (tuple(variables), make_batch(variables))  # the variables keep their ids
+            known = self._batches[key] = (tuple(variables), batch)  # the variables keep their ids
         return known[1]
 
     def places(self) -> list[tuple[int, int]]:
@@ -309,13 +312,33 @@ def refuse_strategy() -> None:
         )
 
 
-def _check(variable: Any) -> None:
+def _check(variables: Sequence[Any]) -> None:
+    for variable in variables:
+        _check_one(variable)
+    if len(set(map(id, variables))) != len(variables):
+        raise ArgumentError(
+            "a variable was given twice (a keras.Variable and its `value` are the same one); give each once"
+        )
+
+
+def _check_one(variable: Any) -> None:
+    if isinstance(variable, tf.distribute.DistributedValues):
+        raise UnsupportedError(
+            f"variable {variable.name!r} belongs to a tf.distribute strategy; Adamas trains on one device. Make the "
+            "model outside the strategy's scope, or use keras.optimizers.Adam"
+        )
     if not isinstance(variable, tf.Variable):
         raise UnsupportedError(f"{variable!r} is no tf.Variable; give tf.Variables or a Keras model's variables")
-    if variable.dtype not in (tf.float32, tf.float64):
+    dtype = tf.as_dtype(variable.dtype)
+    if dtype not in (tf.float32, tf.float64):
+        if dtype.is_floating:
+            remedy = "Keep it in float32, as the Keras policies 'mixed_bfloat16' and 'mixed_float16' do"
+        elif dtype.is_complex:
+            remedy = "Keep its real and its imaginary part in two variables, and join them with tf.complex"
+        else:
+            remedy = "It has no gradient: leave it out, as Keras does with trainable=False"
         raise UnsupportedError(
-            f"variable {variable.name!r} is {variable.dtype.name}; Adamas steps float32 and float64 variables. Keep "
-            "the variables in float32, as the Keras policies 'mixed_bfloat16' and 'mixed_float16' do"
+            f"variable {variable.name!r} is {dtype.name}; Adamas steps float32 and float64 variables. {remedy}"
         )
     if not variable.shape.is_fully_defined():
         raise UnsupportedError(f"variable {variable.name!r} has the shape {variable.shape}; give it a fixed shape")
