@@ -88,7 +88,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("mode", ["eager", "function"])
 @pytest.mark.parametrize("feature", FEATURES)
 def test_what_the_base_class_adds(feature: str, mode: str, rng: np.random.Generator) -> None:
-    """Keras' own code does these around our step; the numbers must be its numbers."""
+    """Our own call does most of these; the numbers must be those of Keras."""
     settings = {"learning_rate": 0.01, **FEATURES[feature]}
     start = tensors(rng, SHAPES)
     results = []
