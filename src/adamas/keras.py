@@ -28,6 +28,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from adamas.tensorflow import Adam, AdamW
+from adamas.tensorflow.files import for_keras
 
 __all__ = ["Adam", "AdamW", "load_model", "save_model"]
 
@@ -79,8 +80,9 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     """`model.save`, with Keras' own Adam and AdamW in the place of Adamas: loads where only Keras is installed.
 
     `keras.models.load_model` then gives `keras.optimizers.Adam` or `AdamW` with the same settings and state. `kernel`
-    is left out: it changes no number. The model in memory stays as it is. `model.save` writes a file that has the same
-    numbers and names our classes, which can be loaded after `import adamas.keras`.
+    is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the present, and Keras
+    goes on with every row. The model in memory stays as it is. `model.save` writes a file that keeps both and names our
+    classes, which can be loaded after `import adamas.keras`.
 
     Args:
         model: a Keras model, compiled or not.
@@ -105,7 +107,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     target = _keras_path(path)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".adamas-") as folder:
         ours, theirs = Path(folder, "ours.keras"), Path(folder, "theirs.keras")
-        model.save(ours)
+        with for_keras():
+            model.save(ours)
         complete = theirs if _copy(ours, theirs, _to_theirs) else ours
         with complete.open("rb") as file:
             os.fsync(file.fileno())
@@ -134,7 +137,8 @@ def _to_theirs(entry: dict[str, Any]) -> bool:
     if not name:
         return False
     config = entry["config"]
-    config.pop("kernel", None)  # which kernel steps changes no number
+    for name_of_ours in ("kernel", "sparse"):  # the state is written as it is without them
+        config.pop(name_of_ours, None)
     more = set(config) - set(getattr(keras.optimizers, name)().get_config())
     if more:
         raise UnsupportedError(

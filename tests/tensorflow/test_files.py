@@ -401,3 +401,54 @@ def test_the_variables_are_those_of_keras(capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(StateError, match="shape"):
             one.assign(tf.ones(5))
         assert repr(one) == f"<Moment path={one.path}, shape={one.shape}, dtype=float32>"
+
+
+def lazily_trained(scaling: bool) -> tuple[keras.Model, Any]:
+    """A table of 20 rows, and steps that visit a few of them."""
+    keras.utils.set_random_seed(4)
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(20, 3), keras.layers.Dense(1)])
+    lazy = Adam(0.1, amsgrad=True, sparse="lazy")
+    model.compile(Optimizers.LossScaleOptimizer(lazy, initial_scale=1.0) if scaling else lazy, loss="mse")
+    model.optimizer.build(model.trainable_variables)
+
+    def step(model: keras.Model, seed: int, count: int = 5) -> None:
+        rng = np.random.default_rng(seed)
+        table, kernel, bias = model.trainable_variables
+        for _ in range(count):
+            rows = tf.IndexedSlices(rng.normal(size=(4, 3)).astype("float32"), rng.permutation(20)[:4], (20, 3))
+            grads = [rows, tf.constant(rng.normal(size=(3, 1)), tf.float32), tf.ones(1)]
+            inner(model.optimizer)[0].apply(grads, [table, kernel, bias])
+
+    step(model, seed=1)
+    return model, step
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+def test_lazy_rows_are_settled_for_keras(scaling: bool, tmp_path: Path) -> None:
+    model, step = lazily_trained(scaling)
+    before = state(model.optimizer)
+    assert before[-3].any(), "no row missed a step"
+    adamas.keras.save_model(model, tmp_path / "theirs.keras")
+    assert same(state(model.optimizer), before)
+    its, dense = keras.models.load_model(tmp_path / "theirs.keras"), adamas.keras.load_model(tmp_path / "theirs.keras")
+    assert type(inner(its.optimizer)[0]) is Optimizers.Adam
+    assert "sparse" not in inner(dense.optimizer)[0].get_config()
+    settled = state(inner(its.optimizer)[0])
+    assert same(settled, state(inner(model.optimizer)[0].to_keras()))
+    assert same(settled, state(inner(dense.optimizer)[0]))
+    assert len(settled) == len(state(inner(model.optimizer)[0])) - 3
+    m, old = settled[2], inner(model.optimizer)[0].variables[2].numpy()
+    assert (abs(m) <= abs(old)).all()
+    assert (abs(m) < abs(old)).any()
+    start = weights(its)
+    step(its, seed=2), step(dense, seed=2)
+    for a, b, first in zip(weights(dense), weights(its), start, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * 5 * 0.3)  # 5 steps, none larger than 0.3
+        assert (a != first).any()
+
+    model.save(tmp_path / "ours.keras")  # which keeps the clocks
+    again = keras.models.load_model(tmp_path / "ours.keras")
+    assert inner(again.optimizer)[0].get_config()["sparse"] == "lazy"
+    step(model, seed=3), step(again, seed=3)
+    assert same(weights(again), weights(model))
+    assert same(state(again.optimizer), state(model.optimizer))

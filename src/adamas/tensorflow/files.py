@@ -7,7 +7,8 @@ import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -18,6 +19,28 @@ from adamas.errors import StateError, UnsupportedError
 from adamas.kernels.tensorflow.stepper import Stepper
 from adamas.state import State
 from adamas.tensorflow.checkpoints import SAME, Offer, difference, look
+
+_for_keras = ContextVar("adamas-for-keras", default=False)
+
+
+@contextmanager
+def for_keras() -> Iterator[None]:
+    """In it, `variables` are those of Keras' own Adam: with sparse="lazy" copies decayed to the present, no clocks."""
+    token = _for_keras.set(True)
+    try:
+        yield
+    finally:
+        _for_keras.reset(token)
+
+
+@dataclass
+class Copy:
+    """A copy of a moment, in the place of its variable."""
+
+    array: np.ndarray
+
+    def numpy(self) -> np.ndarray:
+        return self.array
 
 
 class Saved(keras.optimizers.Optimizer):
@@ -36,15 +59,29 @@ class Saved(keras.optimizers.Optimizer):
     _offer: Offer | None = None
     _refusal: str | None = None
 
+    @property
+    def variables(self) -> list[Any]:
+        """Everything carried from step to step, as variables: what Keras' own Adam has, in its order.
+
+        `iterations`, the learning rate if it is a number, averages, accumulators, then m and v of each parameter by
+        turns, then each parameter's largest v; with sparse="lazy" the clocks of the rows behind them.
+        """
+        clocks = len(self._stepper.clocks()) if _for_keras.get() and self.built else 0
+        if not clocks:
+            return list(self._variables)
+        stepper = self._ready()
+        places, moments = stepper.places(), [stepper.settled(i, self._numbers()) for i in range(len(stepper.variables))]
+        others = self._variables[: -len(places) - clocks]
+        return [*others, *(Copy(moments[i][slot]) for slot, i in places)]
+
     def load_own_variables(self, store: Any) -> None:
         """Read the state from one of Keras' files; Adamas and `keras.optimizers.Adam` write the same arrays.
 
         Before the optimizer is built there is no place for them: they are skipped with a warning, as in Keras.
 
         Args:
-            store: arrays by the names "0", "1", ...: `iterations`, the learning rate if it is a number, averages,
-                accumulators, then m and v of each parameter by turns, then each parameter's largest v; with
-                sparse="lazy" the clocks of the rows, without which every row counts as up to date.
+            store: arrays by the names "0", "1", ..., in the order of `variables`. Without the clocks of sparse="lazy"
+                every row counts as up to date.
 
         Raises:
             StateError: it was saved for other variables or settings. Nothing has been changed.
@@ -111,8 +148,10 @@ class Saved(keras.optimizers.Optimizer):
                 setattr(theirs, name, copy.copy(getattr(self, name)))
         if self.built:
             theirs.build(self._trainable_variables)
-            for its, mine in zip(theirs.variables, self._settled(), strict=True):
-                its.assign(np.asarray(mine))
+            with for_keras():
+                mine = self.variables
+            for its, value in zip(theirs.variables, mine, strict=True):
+                its.assign(value.numpy())
         return theirs
 
     def portable_state(self) -> State:
@@ -224,13 +263,6 @@ class Saved(keras.optimizers.Optimizer):
         if save_type != "checkpoint":
             del children["_variables"]
         return children
-
-    def _settled(self) -> list[Any]:
-        """`variables` as they would be without sparse="lazy"."""
-        stepper = self._ready()
-        places, moments = stepper.places(), [stepper.settled(i, self._numbers()) for i in range(len(stepper.variables))]
-        others = self.variables[: len(self.variables) - len(places) - len(stepper.clocks())]
-        return [*others, *(moments[i][slot] for slot, i in places)]
 
     def _names(self) -> list[str]:
         """The parameters' names, made distinct in their order."""
