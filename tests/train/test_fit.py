@@ -10,7 +10,7 @@ import tensorflow as tf
 import adamas.keras
 from adamas.train import epoch_order, fit, snapshot
 
-PROGRAMS = ("graph", "xla-loop")
+PROGRAMS = ("graph", "xla", "xla-loop")
 ROWS, BATCH, EPOCHS = 45, 8, 3  # five full batches and one of five rows
 EPS = float(np.finfo(np.float32).eps)
 

@@ -19,7 +19,7 @@ from adamas.errors import ArgumentError, DataError, UnsupportedError
 from adamas.train import epoch_order, fit, snapshot
 from adamas.train.loop import buffers
 
-PROGRAMS = ("graph", "xla-loop")
+PROGRAMS = ("graph", "xla", "xla-loop")
 ROWS, BATCH = 45, 8  # five full batches and one of five rows
 EPS = float(np.finfo(np.float32).eps)
 RNG = np.random.default_rng(7)

@@ -9,7 +9,7 @@ import pytest
 from adamas.train import fit
 from adamas.train.loop.batches import Layout
 
-PROGRAMS = ("graph", "xla-loop")
+PROGRAMS = ("graph", "xla", "xla-loop")
 ROWS, BATCH = 45, 8
 EPS = float(np.finfo(np.float32).eps)
 

@@ -20,7 +20,7 @@ import adamas.keras
 from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.train import fit, snapshot
 
-PROGRAMS = ("graph", "xla-loop")
+PROGRAMS = ("graph", "xla", "xla-loop")
 
 
 def data(rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def test_what_changes_the_step_compiles_anew() -> None:
     assert fit(model, x, y, **settings).history["loss"] != absolute
 
 
-@pytest.mark.parametrize(("program", "scaled"), [("graph", False), ("xla-loop", False), ("graph", True)])
+@pytest.mark.parametrize(("program", "scaled"), [("graph", False), ("xla-loop", False), ("graph", True), ("xla", True)])
 def test_leaving_variables_out_of_decay_between_two_trainings_counts(program: str, scaled: bool) -> None:
     """It is no part of the optimizer's configuration, and a compiled step holds it as a constant."""
     x, y = data()
@@ -234,7 +234,8 @@ def test_model_fit_and_fit_take_turns() -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=40 * np.finfo(np.float32).eps)
 
 
-def test_what_xla_cannot_compile_is_refused_before_anything_changes() -> None:
+@pytest.mark.parametrize("program", ["xla", "xla-loop"])
+def test_what_xla_cannot_compile_is_refused_before_anything_changes(program: str) -> None:
     x, y = data()
 
     @keras.saving.register_keras_serializable("test")
@@ -250,7 +251,7 @@ def test_what_xla_cannot_compile_is_refused_before_anything_changes() -> None:
     model.compile(keras.optimizers.SGD(0.1), "mse")
     before = model.get_weights()
     with pytest.raises(UnsupportedError, match="program='graph'"):
-        fit(model, x, y, program="xla-loop", verbose=0)
+        fit(model, x, y, program=program, verbose=0)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     fit(model, x, y, verbose=0)  # "auto" knows better

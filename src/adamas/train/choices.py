@@ -8,7 +8,7 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 Init = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "orthogonal", "zeros"
 ]
-Program = Literal["auto", "graph", "xla-loop"]
+Program = Literal["auto", "graph", "xla", "xla-loop"]
 Task = Literal["classification", "regression"]
 AskedTask = Literal["auto", "classification", "regression"]
 Part = Literal["test", "validation", "train", "all"]

@@ -23,7 +23,7 @@ import keras
 
 from adamas.errors import ArgumentError
 
-PROGRAMS = ("graph", "xla-loop")
+PROGRAMS = ("graph", "xla", "xla-loop")
 
 # Keras' own layers, by class name, that XLA compiles into code at least as fast as TensorFlow's kernels. Each of them
 # is trained with both programs by tests/train/test_fit_choose.py.

@@ -85,9 +85,9 @@ def fit(
         seed: of the order of examples in arrays and of batches in a `PyDataset`, at least 0; the order depends on
             nothing else. Initial weights and dropout have their own random states in the model: see
             `keras.utils.set_random_seed`.
-        program: one of `adamas.train.PROGRAMS` - "graph" (TensorFlow runs the loop), "xla-loop" (XLA compiles all of
-            it), ... - or "auto": `adamas.train.choose_program(model)`, but "graph" for batches whose examples differ in
-            shape. It takes the place of compile's `jit_compile`, as the loop takes the place of its
+        program: "graph" (TensorFlow runs the loop), "xla" (the same, with the gradients compiled by XLA), "xla-loop"
+            (XLA compiles all of it), or "auto": `adamas.train.choose_program(model)`, but "graph" for batches whose
+            examples differ in shape. It takes the place of compile's `jit_compile`, as the loop takes the place of its
             `steps_per_execution`. Dropout masks and last bits differ between programs.
         piece_steps: at most this many steps a call; None: by time.
 

@@ -5,6 +5,7 @@ to the model's own `train_step` (or `test_step`), so that losses, metrics, movin
 Keras makes of them.
 
     graph     TensorFlow runs the loop; the optimizer is what it is in a `tf.function` (ours: the native op)
+    xla       the same, with all but the optimizer compiled by XLA
     xla-loop  XLA compiles the loop with everything in it; the optimizer is an array expression
 
 The number of steps is an argument: calls of any length share one compiled program.
@@ -23,6 +24,7 @@ import tensorflow as tf
 
 from adamas.errors import UnsupportedError
 from adamas.train.loop.batches import Layout, Rows
+from adamas.train.loop.xla_step import refused, xla_step
 
 Role = Literal["train", "test"]
 Logs = dict[str, Any]
@@ -71,10 +73,7 @@ class Program:
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             if key.kind != "xla-loop":
                 raise
-            reason = str(error.message).strip().splitlines()[0]
-            raise UnsupportedError(
-                f"XLA cannot compile this model ({reason}); give program='graph', or use model.fit"
-            ) from error
+            raise refused(error) from error
 
     def run(
         self,
@@ -126,11 +125,16 @@ class Program:
 
 def one_step(model: Any, kind: str, role: Role, batch: Any) -> None:
     """One step on a batch (x, y, sample_weight), as operations of the program being made."""
-    if getattr(model._compile_loss, "metrics", None):
-        # Keras' loss of each of several outputs is a mean over batches, by rows if it knows how many while it traces.
-        # `model.fit` does not where the last batch is smaller, and every program shall give the same numbers.
-        batch = keras.tree.map_structure(_of_unknown_rows, batch)
-    logs = (model.train_step if role == "train" else model.test_step)(batch)
+
+    def step(batch: Any) -> Any:
+        if getattr(model._compile_loss, "metrics", None):
+            # Keras' loss of each of several outputs is a mean over batches, by rows if it knows how many while it
+            # traces. `model.fit` does not where the last batch is smaller, and every program shall give the same
+            # numbers.
+            batch = keras.tree.map_structure(_of_unknown_rows, batch)
+        return (model.train_step if role == "train" else model.test_step)(batch)
+
+    logs = xla_step(model, step, batch) if kind == "xla" else step(batch)
     expected = model.get_metrics_result()
     if not isinstance(logs, dict) or set(logs) != set(expected):
         raise UnsupportedError(
