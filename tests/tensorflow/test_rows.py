@@ -410,6 +410,31 @@ def test_keras_files_go_on_exactly(rng: np.random.Generator, tmp_path: Path) -> 
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_stock_keras_goes_on(rng: np.random.Generator, tmp_path: Path) -> None:
+    """From a file and in memory, with the moments that a dense optimizer would hold."""
+    import adamas.keras
+
+    x, y = data(rng)
+    trained = model(weight_decay=0.01)
+    trained.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
+    stepper_ = trained.optimizer._ready()
+    raw = moments(trained.optimizer, 0)
+    settled, clock = [m.copy() for m in raw], clocks(trained.optimizer)[0]
+    rows.settle(trained.optimizer._numbers(), settled, clock)
+    assert not same_bits(settled[0], raw[0])
+    adamas.keras.save_model(trained, tmp_path / "stock.keras")
+    loaded = keras.models.load_model(tmp_path / "stock.keras")
+    for stock in (loaded.optimizer, trained.optimizer.to_keras()):
+        assert type(stock) is keras.optimizers.Adam
+        assert int(stock.iterations) == 6
+        assert len(stock.variables) == 2 + 2 * len(stepper_.variables)
+        for mine, right in zip(stock.variables[2:4], settled, strict=True):
+            assert same_bits(mine.numpy(), right)
+    assert same_bits(moments(trained.optimizer, 0)[0], raw[0])
+    loaded.fit(x, y, batch_size=32, verbose=0)
+
+
 def test_settled_moments_for_others(rng: np.random.Generator) -> None:
     """portable_state and stock Keras get what a dense optimizer would hold, and the optimizer itself is unchanged."""
     start, steps = problem(rng, "float32")
