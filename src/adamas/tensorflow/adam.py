@@ -1,8 +1,10 @@
-"""Adam and AdamW: how a step is taken. How their state is saved and loaded is in files.py."""
+"""Adam and AdamW: how a step is taken.
+
+What happens when an attribute is set is in attributes.py; how state is saved and loaded, in files.py.
+"""
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from itertools import repeat
@@ -13,20 +15,19 @@ import tensorflow as tf
 
 from adamas.errors import ArgumentError, StateError
 from adamas.kernels.tensorflow.engines import Batch, Numbers, in_xla
-from adamas.kernels.tensorflow.settings import Settings, Shared
+from adamas.kernels.tensorflow.settings import Shared
 from adamas.kernels.tensorflow.stepper import Kernel, Stepper, conform, refuse_strategy
-from adamas.rule import Clip, Hyper, Rule, is_number
+from adamas.rule import Hyper, Rule
+from adamas.tensorflow.attributes import Adjustable
 from adamas.tensorflow.files import Saved
 from adamas.tensorflow.moments import Moment
 
-# Attributes that the next step depends on, in functions that are traced already too.
-_READ = {"beta_1", "beta_2", "epsilon", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"}
 Sparse = Literal["dense", "lazy"]
 _SLOT_NAMES = ("momentum", "velocity", "velocity_hat")  # Keras' names of m, v, vmax
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Adam(Saved):
+class Adam(Adjustable, Saved):
     """Adam with the arguments, defaults and formula of `keras.optimizers.Adam`, stepped by one native call.
 
     For t = 1, 2, ... (`iterations` + 1) and each variable p with gradient g:
@@ -165,30 +166,12 @@ class Adam(Saved):
         self._sparse = sparse
         self._expects_xla = False
         self._stepper: Stepper | None = None
-        self._shared: Shared | None = None
-        self._settings = self._read()
+        self._watch_attributes()
 
     @property
     def kernel(self) -> str:
         """Which kernel serves, and why; chosen when the optimizer is built, which the first step does."""
         return self._stepper.kernel if self._stepper else f"{self._kernel}: chosen when the optimizer is built"
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute. Those that a step depends on are checked, and take effect at the next step.
-
-        Raises:
-            ArgumentError: the number is outside its range. Nothing has been changed.
-        """
-        if name in _READ and "_settings" in self.__dict__:
-            settings = self._read(**{name: value})
-            super().__setattr__(name, value)
-            self._settings = settings
-            if self._shared is not None:
-                self._shared.set(settings)
-            return
-        if name == "amsgrad" and self.__dict__.get("_stepper") is not None and bool(value) != self.amsgrad:
-            raise ArgumentError("amsgrad cannot change after the optimizer is built; make a new optimizer")
-        super().__setattr__(name, value)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the moments, all zero. The first `apply_gradients`, or Keras, does it.
@@ -396,50 +379,6 @@ class Adam(Saved):
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Nothing: `_backend_update_step`, which Keras calls next, decays and steps in one pass."""
 
-    def scale_loss(self, loss: Any) -> Any:
-        """The loss times `loss_scale_factor`; the step divides the gradients by it again."""
-        if self._settings.loss_scale is None:
-            return loss
-        return loss * tf.cast(self._loss_scale(), loss.dtype) if tf.is_tensor(loss) else super().scale_loss(loss)
-
-    def _loss_scale(self) -> Any:
-        """Its current value, in functions traced before too."""
-        if tf.executing_eagerly():
-            return self._settings.loss_scale
-        if self._shared is None:  # a loss is scaled before the first step builds the optimizer
-            self._shared = Shared(self._settings)
-        return 1.0 / self._shared.read()[5]
-
-    def _read(self, **changed: Any) -> Settings:
-        """What the attributes say, with some of them changed."""
-
-        def get(name: str) -> Any:
-            return changed[name] if name in changed else getattr(self, name)
-
-        hyper = Hyper(
-            beta1=get("beta_1"), beta2=get("beta_2"), eps=get("epsilon"), weight_decay=get("weight_decay") or 0.0
-        )
-        clips = []
-        for name, kind in (("clipnorm", "norm"), ("global_clipnorm", "global_norm"), ("clipvalue", "value")):
-            if _positive(name, get(name), zero=True):
-                clips.append(Clip(kind, get(name)))  # type: ignore[arg-type]
-        if len(clips) > 1:
-            raise ArgumentError("set one of clipnorm, clipvalue and global_clipnorm; the others to None")
-        scale = _positive("loss_scale_factor", get("loss_scale_factor"))
-        return Settings(hyper, clips[0] if clips else None, scale, bool(self.gradient_accumulation_steps))
-
-    def _numbers(self) -> Hyper:
-        """The numbers of the next step but for the learning rate, which is a tensor."""
-        return self._settings.hyper
-
-    def traced(self) -> str:
-        """All that a function traced now holds constant of this optimizer's attributes."""
-        config = {name: value for name, value in self.get_config().items() if name not in _READ}
-        if isinstance(self._learning_rate, keras.Variable):
-            del config["learning_rate"]
-        excluded = [not self._use_weight_decay(_native(v)) for v in self._trainable_variables]
-        return repr((sorted(config.items()), self._settings.static, excluded))
-
     def _check_variables_are_known(self, variables: Sequence[Any]) -> None:
         for variable in variables:
             if self._var_key(variable) not in self._trainable_variables_indices:
@@ -530,14 +469,6 @@ class AdamW(Adam):
             sparse=sparse,
             **unknown,
         )
-
-
-def _positive(name: str, value: Any, zero: bool = False) -> float | None:
-    if value is None or (zero and is_number(value) and value == 0):
-        return None
-    if not (is_number(value) and 0.0 < value < math.inf):
-        raise ArgumentError(f"{name}={value!r}: give a finite number above 0, or None")
-    return float(value)
 
 
 def _native(variable: Any) -> Any:

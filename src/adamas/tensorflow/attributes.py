@@ -1,0 +1,101 @@
+"""Attributes that a step depends on: setting one takes effect at the next step, also in functions traced before."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from adamas.errors import ArgumentError
+from adamas.kernels.tensorflow.settings import Settings, Shared
+from adamas.rule import Clip, Hyper, is_number
+
+_READ = {"beta_1", "beta_2", "epsilon", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"}
+
+
+class Adjustable(keras.optimizers.Optimizer):
+    """The part of `adamas.tensorflow.Adam` that hands its attributes to the steps."""
+
+    if TYPE_CHECKING:  # what Adam gives
+        amsgrad: bool
+        _stepper: Any
+
+    _settings: Settings
+    _shared: Shared | None
+
+    def _watch_attributes(self) -> None:
+        """Check them all; from here on the steps follow them. The end of `__init__`."""
+        self._shared = None  # made by the first who needs it: whoever scales a loss, or `build`
+        self._settings = self._read()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. Those that a step depends on are checked, and take effect at the next step.
+
+        Raises:
+            ArgumentError: the number is outside its range. Nothing has been changed.
+        """
+        if name in _READ and "_settings" in self.__dict__:
+            settings = self._read(**{name: value})
+            super().__setattr__(name, value)
+            self._settings = settings
+            if self._shared is not None:
+                self._shared.set(settings)
+            return
+        if name == "amsgrad" and self.__dict__.get("_stepper") is not None and bool(value) != self.amsgrad:
+            raise ArgumentError("amsgrad cannot change after the optimizer is built; make a new optimizer")
+        super().__setattr__(name, value)
+
+    def scale_loss(self, loss: Any) -> Any:
+        """The loss times `loss_scale_factor`; the step divides the gradients by it again."""
+        if self._settings.loss_scale is None:
+            return loss
+        return loss * tf.cast(self._loss_scale(), loss.dtype) if tf.is_tensor(loss) else super().scale_loss(loss)
+
+    def _loss_scale(self) -> Any:
+        """Its current value, in functions traced before too."""
+        if tf.executing_eagerly():
+            return self._settings.loss_scale
+        if self._shared is None:  # a loss is scaled before the first step builds the optimizer
+            self._shared = Shared(self._settings)
+        return 1.0 / self._shared.read()[5]
+
+    def _read(self, **changed: Any) -> Settings:
+        """What the attributes say, with some of them changed."""
+
+        def get(name: str) -> Any:
+            return changed[name] if name in changed else getattr(self, name)
+
+        hyper = Hyper(
+            beta1=get("beta_1"), beta2=get("beta_2"), eps=get("epsilon"), weight_decay=get("weight_decay") or 0.0
+        )
+        clips = []
+        for name, kind in (("clipnorm", "norm"), ("global_clipnorm", "global_norm"), ("clipvalue", "value")):
+            if _positive(name, get(name), zero=True):
+                clips.append(Clip(kind, get(name)))  # type: ignore[arg-type]
+        if len(clips) > 1:
+            raise ArgumentError("set one of clipnorm, clipvalue and global_clipnorm; the others to None")
+        scale = _positive("loss_scale_factor", get("loss_scale_factor"))
+        return Settings(hyper, clips[0] if clips else None, scale, bool(self.gradient_accumulation_steps))
+
+    def _numbers(self) -> Hyper:
+        """The numbers of the next step but for the learning rate, which is a tensor."""
+        return self._settings.hyper
+
+    def traced(self) -> str:
+        """All that a function traced now holds constant of this optimizer's attributes."""
+        config = {name: value for name, value in self.get_config().items() if name not in _READ}
+        if isinstance(self._learning_rate, keras.Variable):
+            del config["learning_rate"]
+        natives = [v.value if isinstance(v, keras.Variable) else v for v in self._trainable_variables]
+        excluded = [not self._use_weight_decay(v) for v in natives]
+        return repr((sorted(config.items()), self._settings.static, excluded))
+
+
+def _positive(name: str, value: Any, zero: bool = False) -> float | None:
+    if value is None or (zero and is_number(value) and value == 0):
+        return None
+    if not (is_number(value) and 0.0 < value < math.inf):
+        raise ArgumentError(f"{name}={value!r}: give a finite number above 0, or None")
+    return float(value)
