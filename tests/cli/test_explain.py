@@ -139,6 +139,12 @@ for _ in range(30):
     schedule.step()
 print(type(optimizer), isinstance(optimizer, Adam), list(optimizer.state_dict()["state"][0]), f"{loss.item():.4f}")
 torch.save(optimizer, "optimizer.pt")
+tiny = torch.nn.Parameter(torch.ones(1))
+tiny.grad = torch.full((1,), 2e-38)
+other = Adam([tiny])
+other.step()
+with open("moment.txt", "a") as file:  # 2e-39: Adamas stores what is below the smallest normal number as 0
+    print(other.state[tiny]["exp_avg"].item() > 0, file=file)
 """
 
 
@@ -150,9 +156,10 @@ def test_a_torch_loop(tmp_path: Path) -> None:
     assert plain.returncode == shown.returncode == 0, shown.stderr
     assert plain.stdout == shown.stdout
     assert "False False False" in shown.stdout
+    assert (tmp_path / "moment.txt").read_text() == "True\nFalse\n"  # torch's step, and ours
     (replaced,) = report["replaced"]
     assert replaced.startswith("torch.optim.Adam by adamas.torch (")
-    (loop,) = report["loops"]
+    loop, _ = report["loops"]
     assert loop["steps"] == 29
     assert 0 < loop["seconds"] < report["seconds"]
     assert set(loop["each"]) == {BEFORE, AFTER}
@@ -243,6 +250,8 @@ print(isinstance(model.optimizer, keras.optimizers.Adam), int(model.optimizer.it
 print(" ".join(f"{loss:.4f}" for loss in history.history["loss"]))
 np.save("weights.npy", np.concatenate([w.ravel() for w in model.get_weights()]))
 model.save("model.keras")
+with open("kinds.txt", "a") as file:
+    print([kind.__module__ for kind in type(model.optimizer).__mro__][1], file=file)
 """
 
 
@@ -255,7 +264,10 @@ def fitted(
 
 
 def test_model_fit_is_taken_apart(fitted: Any) -> None:
-    _, plain, shown, report = fitted
+    script, plain, shown, report = fitted
+    kinds = (script.parent / "kinds.txt").read_text().split()
+    assert kinds[0].startswith("keras.")
+    assert kinds[1] == "adamas.tensorflow.adam"
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == plain  # rounded to four places, where both formulas agree
     (replaced,) = report["replaced"]
