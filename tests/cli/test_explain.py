@@ -21,11 +21,14 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 QUICK = ("--seconds", "0.3")
 
 
-def run(script: Path, *before: str, words: tuple[str, ...] = (), stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """`python BEFORE script.py WORDS`, in the script's folder."""
+def run(
+    script: Path, *before: str, words: tuple[str, ...] = (), stdin: str = "", folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python BEFORE script.py WORDS`, in the script's folder or in another one."""
+    folder = folder or script.parent
     return subprocess.run(
-        [sys.executable, *before, script.name, *words],
-        cwd=script.parent,
+        [sys.executable, *before, str(script.relative_to(folder)), *words],
+        cwd=folder,
         input=stdin,
         capture_output=True,
         text=True,
@@ -55,7 +58,7 @@ def sums(loop: dict[str, Any]) -> dict[str, float]:
 
 PLAIN = """
 import os, sys
-print(__name__, os.path.basename(__file__), os.path.isabs(__file__), sys.argv, sys.path[0] == os.getcwd())
+print(__name__, os.path.basename(__file__), os.path.isabs(__file__), sys.argv, sys.path[0] == os.path.dirname(__file__))
 print(sys.modules["__main__"].__dict__ is globals(), input(), __spec__, __package__, __doc__)
 print("adamas.numpy" in sys.modules, "torch" in sys.modules, "tensorflow" in sys.modules)
 """
@@ -64,8 +67,8 @@ print("adamas.numpy" in sys.modules, "torch" in sys.modules, "tensorflow" in sys
 def test_a_script_finds_what_python_gives_it(tmp_path: Path) -> None:
     script = write(tmp_path, PLAIN)
     words = ("a", "--seconds", "-x", "--help")
-    plain = run(script, words=words, stdin="line\n")
-    shown, report = explained(script, words=words, stdin="line\n")
+    plain = run(script, words=words, stdin="line\n", folder=tmp_path.parent)
+    shown, report = explained(script, words=words, stdin="line\n", folder=tmp_path.parent)
     assert plain.returncode == shown.returncode == 0
     assert plain.stdout == shown.stdout
     assert "script.py', 'a', '--seconds', '-x', '--help'] True" in plain.stdout
@@ -190,7 +193,12 @@ def trained(kind, dtype, **options):
         optimizer.step()
     return p.tolist()
 print(trained(torch.optim.Adam, torch.bfloat16), trained(Mine, torch.float32), trained(torch.optim.SGD, torch.float32))
-print(trained(torch.optim.AdamW, torch.float32, differentiable=False, capturable=True))
+unused = torch.optim.Adagrad([torch.ones(1)]), torch.optim.AdamW([torch.ones(1)])
+p = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.AdamW([p])
+p.grad = torch.ones(1)
+torch.compile(lambda: optimizer.step(), backend="eager")()
+print(p.item(), trained(torch.optim.AdamW, torch.float32, capturable=True))
 """
 
 

@@ -32,6 +32,8 @@ class Report:
         for used in self._record.used:
             if used.why_not is not None:
                 self.left[used.name] = used.why_not
+            elif not used.by:
+                self.left.setdefault(used.name, "no step of it was seen: it took none, or torch.compile compiled them")
         for loop in self.loops:
             loop.share = loop.seconds / self.seconds if self.seconds else 0.0
         if not self.loops:

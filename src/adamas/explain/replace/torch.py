@@ -31,7 +31,9 @@ def install(record: Record) -> None:
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         began(self, *args, **kwargs)
         kind = type(self)
-        if record.recording and kind not in _KINDS:
+        if record.recording and kind in _KINDS:
+            _meet(self, record)
+        elif record.recording:
             record.leave(_name(kind), _why_left(kind))
 
     torch.optim.Optimizer.__init__ = made  # type: ignore[method-assign]
@@ -51,13 +53,9 @@ def _step(record: Record, own: Callable[..., Any]) -> Callable[..., Any]:
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        known = self.__dict__.get("_adamas")
-        if known is None:
-            known = self._adamas = (Stepper(), Used(_name(type(self)), "torch", by=f"adamas.torch ({choose()})"))
-            record.used.append(known[1])
-        stepper, used = known
+        stepper, used = self.__dict__.get("_adamas") or _meet(self, record)  # one that was copied or unpickled
         if used.clone is None:
-            used.clone = _describe(self)
+            used.clone, used.by = _describe(self), f"adamas.torch ({choose()})"
         began = record.now()
         if used.why_not is None and getattr(self, "grad_scale", None) is not None:
             used.why_not = "torch.amp.GradScaler unscales inside torch's fused step"
@@ -72,6 +70,13 @@ def _step(record: Record, own: Callable[..., Any]) -> Callable[..., Any]:
         return loss
 
     return step
+
+
+def _meet(optimizer: Any, record: Record) -> tuple[Stepper, Used]:
+    known = (Stepper(), Used(_name(type(optimizer)), "torch"))
+    record.used.append(known[1])
+    optimizer._adamas = known
+    return known
 
 
 def _describe(optimizer: Any) -> list[tuple[dict[str, Any], list[tuple[tuple[int, ...], torch.dtype]]]]:
