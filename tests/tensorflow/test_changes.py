@@ -94,7 +94,7 @@ def test_a_loss_scale_that_changes_is_taken_out_again(mode: str, accumulation: i
         assert runs[1].experimental_get_tracing_count() == traces
 
 
-@pytest.mark.parametrize("program", ["graph", "xla-loop"])
+@pytest.mark.parametrize("program", ["graph", "xla", "xla-loop"])
 def test_the_programs_of_fit_take_new_numbers(program: Any) -> None:
     """They equal a training that began with the new numbers, and are not made again."""
     x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(16, 4)

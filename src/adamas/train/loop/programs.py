@@ -176,9 +176,9 @@ def _of_unknown_rows(values: Any) -> Any:
 class Programs:
     """The compiled programs of one model, kept with it from one `fit` to the next.
 
-    They hold for the model as it was compiled: after `model.compile`, a change of what is trainable, or of a setting of
-    the optimizer other than the value of its learning rate, they are made anew. New values - weights, optimizer state,
-    learning rate - need no new program.
+    They hold for the model as it was compiled: after `model.compile`, a change of what is trainable, or of a setting
+    that a traced step holds constant, they are made anew. New values - weights, optimizer state, learning rate, and of
+    our optimizers the betas, epsilon, decay, bounds of clips, loss scale - need no new program.
     """
 
     _ATTRIBUTE = "_adamas_programs"
