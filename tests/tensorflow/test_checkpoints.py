@@ -237,3 +237,25 @@ def test_a_damaged_checkpoint_changes_nothing(damage: str, built: bool, tmp_path
         with pytest.raises(StateError, match="cannot be read"):
             take_steps(restored, others, seed=2)
         assert not restored.built
+
+
+def test_a_damaged_checkpoint_leaves_lazy_rows_as_they_are(tmp_path: Path) -> None:
+    """Their moments may be decayed to the present, which is the same state."""
+
+    def made() -> tuple[Any, tf.Variable]:
+        table, optimizer = tf.Variable(tf.ones((6, 2))), Adam(0.1, sparse="lazy")
+        for rows in ([0, 1], [2], [1], [4]):
+            optimizer.apply([tf.IndexedSlices(tf.ones((len(rows), 2)), rows, (6, 2))], [table])
+        return optimizer, table
+
+    optimizer, _ = made()
+    path = tf.train.Checkpoint(optimizer=optimizer).save(str(tmp_path / "checkpoint"))
+    moment = optimizer.variables[2].numpy().tobytes()
+    change(path, lambda raw: raw.replace(moment, moment[:-1] + bytes([moment[-1] ^ 1])))
+    restored, _ = made()
+    expected = state(restored.to_keras())
+    assert not same(expected, state(restored)[:-1])
+    with pytest.raises((tf.errors.OpError, IndexError)):
+        tf.train.Checkpoint(optimizer=restored).restore(path)
+    assert same(state(restored.to_keras()), expected)
+    assert same(state(restored)[:-1], expected)

@@ -188,6 +188,22 @@ def test_custom_objects_and_unsafe_ones(tmp_path: Path) -> None:
     loaded.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
 
 
+def test_assets_are_kept(tmp_path: Path) -> None:
+    """What layers keep beside their weights: here a vocabulary."""
+    words = keras.layers.IntegerLookup()
+    words.adapt(np.array([7, 7, 7, 3, 3, 9]))
+    model = keras.Sequential([keras.Input((2,), dtype="int64"), words, keras.layers.Embedding(5, 2)])
+    model.compile(Optimizers.Adam(0.1), loss="mse")
+    model.save(tmp_path / "model.keras")
+    mine = adamas.keras.load_model(tmp_path / "model.keras")
+    adamas.keras.save_model(mine, tmp_path / "back.keras")
+    back = keras.models.load_model(tmp_path / "back.keras")
+    batch = tf.constant([[7, 3], [9, 8]], tf.int64)
+    for loaded in (mine, back):
+        assert loaded.layers[0].get_vocabulary() == words.get_vocabulary()
+        assert np.array_equal(loaded(batch), model(batch))
+
+
 @keras.saving.register_keras_serializable("tests")
 class Pair(keras.Model):
     """Two networks with an optimizer each, compiled in a way of its own."""

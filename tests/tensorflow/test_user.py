@@ -75,8 +75,7 @@ def test_every_schedule(schedule: str, mode: str) -> None:
             models[0].optimizer.learning_rate = 0.1
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 3])
-@pytest.mark.parametrize("jit", ["auto", False, True])
+@pytest.mark.parametrize(("jit", "steps_per_execution"), [("auto", 1), (False, 3), (True, 1), (True, 3)])
 def test_compile_options(jit: Any, steps_per_execution: int) -> None:
     mine, its = (network(cls(0.01), jit_compile=jit, steps_per_execution=steps_per_execution) for cls in BOTH)
     histories = [fit(model) for model in (mine, its)]

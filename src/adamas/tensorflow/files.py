@@ -227,7 +227,11 @@ class Saved(keras.optimizers.Optimizer):
         if self.built:
             stepper = self._ready()
             self._offer.check(self.name, [tuple(variable.shape) for variable in self.variables], len(stepper.clocks()))
-            stepper.reset_clocks()  # the checkpoint of an optimizer without clocks does not write them
+            # A checkpoint without clocks leaves them as they are, and one that cannot be read must leave all as it is.
+            for i in range(len(stepper.variables)) if stepper.clocks() else ():
+                for slot, moment in enumerate(stepper.settled(i, self._numbers())):
+                    stepper.slots.write(slot, i, moment)
+            stepper.reset_clocks()
         return super()._checkpoint_adapter(path)
 
     @contextmanager
