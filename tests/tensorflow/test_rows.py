@@ -261,6 +261,18 @@ def test_gradients_of_unknown_length(rng: np.random.Generator) -> None:
     matches(optimizer, [variable], right)
 
 
+def test_tables_excluded_from_weight_decay() -> None:
+    """A tiny gradient and a huge epsilon: the decay alone moves a row, and only a row with a gradient."""
+    decayed, kept = tf.Variable(tf.ones((3, 2)), name="decayed"), tf.Variable(tf.ones((3, 2)), name="kept")
+    optimizer = AdamW(0.1, weight_decay=0.5, epsilon=1e30, sparse="lazy")
+    optimizer.exclude_from_weight_decay(var_names=["kept"])
+    grad = tf.IndexedSlices(tf.ones((1, 2)), [1], (3, 2))
+    for _ in range(2):
+        optimizer.apply([grad, grad], [decayed, kept])
+    np.testing.assert_allclose(decayed.numpy()[:, 0], [1.0, 0.95**2, 1.0], rtol=1e-6)
+    assert (kept.numpy() == 1.0).all()
+
+
 def test_variables_added_later(rng: np.random.Generator) -> None:
     start = [np.asarray(rng.normal(size=shape), np.float32) for shape in [(6, 2), (5, 3)]]
     variables = [tf.Variable(p) for p in start]
@@ -320,6 +332,23 @@ def test_a_keras_model(rng: np.random.Generator) -> None:
     for one, two, three in zip(fitted.get_weights(), looped.get_weights(), by_hand.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
         np.testing.assert_allclose(one, three, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("program", ["xla", "xla-loop"])
+def test_programs_of_fit(program: str, rng: np.random.Generator) -> None:
+    """The other programs of adamas.train.fit take the gradient's rows out of XLA, or step them inside it."""
+    from adamas.train import fit
+
+    x, y = data(rng)
+    plain, other = model(), model()
+    begin = plain.layers[0].embeddings.numpy()
+    fit(plain, x, y, batch_size=32, epochs=2, shuffle=False, verbose=0, program="graph")
+    fit(other, x, y, batch_size=32, epochs=2, shuffle=False, verbose=0, program=program)
+    for one, two in zip(plain.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    assert same_bits(other.layers[0].embeddings.numpy()[400:], begin[400:])
+    for one, two in zip(clocks(plain.optimizer), clocks(other.optimizer), strict=True):
+        assert np.array_equal(one, two)
 
 
 @pytest.mark.parametrize("way", ["eager", "function", "fit", "train.fit"])
