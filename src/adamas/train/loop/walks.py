@@ -136,8 +136,9 @@ class SourceWalk:
 
     def prepare(self, programs: Programs, kind: str) -> None:
         spec = self._source.spec
-        if kind == "xla-loop":
+        if kind != "graph":
             check_dense(spec)
+        if kind == "xla-loop":
             self._program = self._program or BufferedProgram(programs, kind, self._role, spec, self._source.layout)
             return
         key = StreamKey(kind, self._role, repr(spec), programs.can_reset)
