@@ -11,11 +11,25 @@ Samples per second, batch 32, two cores of an x86-64 server, TensorFlow 2.21, 20
     small transformer           388        598
     small CNN                 2,690        320
 
-XLA's convolutions on CPUs are slow, and of kinds that were not measured nothing is known: both get `graph`.
+XLA's convolutions on CPUs are slow, and of kinds that were not measured nothing is known: both get `graph`. So do
+models whose optimizer step is bound by memory, which the native op reads and writes less often than code made by XLA.
+Samples per second of processor time, the machine being busy with other work, where `xla` stands as well:
+
+    model                                 graph       xla    xla-loop
+    digits MLP, width 512, batch 32      26,700                24,500
+    digits MLP, width 1024, batch 32      7,800                 5,300
+    digits MLP, width 2048, batch 32      1,800                 1,140
+    27 M MLP, batch 8                        97        98          61
+    digits MLP, width 64, batch 32      136,000   133,000     441,000
+    small transformer                       346       385         384
+    CNN on 32 x 32, 32 and 64 filters     2,490     1,000
+
+`xla` is nowhere the fastest by more than the noise, so that it is used only where it is asked for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +40,7 @@ from adamas.errors import ArgumentError
 PROGRAMS = ("graph", "xla", "xla-loop")
 
 # Keras' own layers, by class name, that XLA compiles into code at least as fast as TensorFlow's kernels. Each of them
-# is trained with both programs by tests/train/test_fit_choose.py.
+# is trained with every program by tests/train/test_fit_choose.py.
 _LAYERS = frozenset(
     """
     InputLayer Dense EinsumDense Identity Rescaling
@@ -42,6 +56,7 @@ _LAYERS = frozenset(
 # 500 x 16 with 40 tokens a row: graph 11.8, xla-loop 5.3 ms an epoch of 44 steps; 20,000 x 16: 35 and 90 (2 cores,
 # TensorFlow 2.21, 2026-11).
 _LARGEST_EMBEDDING = 1 << 17  # elements
+_MOST_PARAMETERS = 1 << 20  # trainable numbers: between the widths 512 (0.3 M) and 1024 (1.1 M) of the table above
 _CONTAINERS = frozenset({"Sequential", "Functional"})
 _METRICS = frozenset(
     """
@@ -61,7 +76,8 @@ def choose_program(model: Any) -> str:
 
     "xla-loop" if the model was compiled with `jit_compile=True` (Keras sets it by itself where it finds a GPU), or if
     it is a `keras.Sequential` or functional model and each of its layers, its losses, metrics and optimizer are of
-    kinds that are known to be faster that way; else "graph". The same model gets the same answer on every CPU.
+    kinds that are known to be faster that way, and it trains at most 2^20 numbers; else "graph". The same model gets
+    the same answer on every CPU. The numbers of a model without weights yet are not counted.
 
     Args:
         model: a compiled Keras model.
@@ -79,8 +95,10 @@ def choose_program(model: Any) -> str:
 
 
 def _unknown(model: Any) -> Iterator[object]:
-    """What the table does not know of a model."""
+    """What the table does not know of a model, or knows to be slow."""
     yield from _unknown_layers(model)
+    if model.built and sum(math.prod(variable.shape) for variable in model.trainable_variables) > _MOST_PARAMETERS:
+        yield model
     if not type(model.optimizer).__module__.startswith(("keras.", "adamas.")):
         yield model.optimizer
     if type(model.optimizer).__name__ == "LossScaleOptimizer":  # branches on whether gradients are finite: not measured
