@@ -220,10 +220,10 @@ class Pair(keras.Model):
         self.one, self.two = one, two
 
     def get_compile_config(self) -> dict[str, Any]:
-        return {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("one", "two")}
+        return {"optimizers": [keras.saving.serialize_keras_object(optimizer) for optimizer in (self.one, self.two)]}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**{name: keras.saving.deserialize_keras_object(entry) for name, entry in config.items()})
+        self.compile(*map(keras.saving.deserialize_keras_object, config["optimizers"]))
         self.one.build(self.first.trainable_variables)
         self.two.build(self.second.trainable_variables)
 
