@@ -93,10 +93,11 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         UnsupportedError: Keras' Adam has no such setting. Nothing has been written.
 
     Example:
-        >>> import os, tempfile, keras
+        >>> import os, tempfile, keras, numpy as np
         >>> import adamas.keras
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile(optimizer=adamas.keras.AdamW(0.01), loss="mse")
+        >>> _ = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = os.path.join(folder, "model.keras")
         ...     adamas.keras.save_model(model, path)
