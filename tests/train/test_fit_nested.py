@@ -88,6 +88,23 @@ def test_inputs_and_outputs_as_lists() -> None:
     assert_same(ours, theirs, fit(ours, x, y, program="graph", **settings).history, expected)
 
 
+def test_tables_of_pandas_are_what_they_are_in_model_fit() -> None:
+    pandas = pytest.importorskip("pandas", reason="the package pandas is not installed")
+    rng = np.random.default_rng(0)
+    x, y = pandas.DataFrame(rng.normal(size=(ROWS, 3)), columns=list("abc")), pandas.Series(rng.normal(size=ROWS))
+
+    def model() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        made = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        made.compile("sgd", "mse")
+        return made
+
+    settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0, "validation_split": 0.2}
+    ours, theirs = model(), model()
+    expected = theirs.fit(x, y, **settings).history
+    assert_same(ours, theirs, fit(ours, x, y, program="graph", **settings).history, expected)
+
+
 def test_a_layout_packs_what_it_flattened_and_is_equal_to_one_that_packs_alike() -> None:
     batch = ({"b": 1, "a": [2, (3, None)]}, None, (4,))
     layout = Layout(*batch)
