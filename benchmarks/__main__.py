@@ -2,6 +2,9 @@
 
     step      Adam's step alone
     train     whole trainings of six models
+    rows      a step of a large table of which some rows have a gradient
+    memory    what a step needs for itself, and the optimizer's state
+    features  what clipping, weight decay and loss scaling cost
     all       all of these, written to benchmarks/results
     readme    copies the committed results into the READMEs
 
@@ -24,7 +27,7 @@ from benchmarks import report
 from benchmarks.harness import ROOT, Plan, Worker, measure
 from benchmarks.readme import write as write_readmes
 
-KINDS = ("step", "train")
+KINDS = ("step", "train", "rows", "memory", "features")
 
 
 def main() -> int:
@@ -71,7 +74,7 @@ def run(kind: str, options: argparse.Namespace) -> bool:
     if not cases:
         keys = ", ".join(case.key for case in module.cases(options.scale))
         raise SystemExit(f"--only {','.join(options.only)}: no such case of {kind}; there are {keys}")
-    workers = [Worker(framework) for framework in module.FRAMEWORKS]
+    workers = [Worker(framework, getattr(module, "ENVIRONMENT", {})) for framework in module.FRAMEWORKS]
     plan = Plan(kind, options.rounds, options.budget, options.peers, say)
     try:
         results = [measure(case, workers, plan) for case in cases]

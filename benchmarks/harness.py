@@ -50,14 +50,16 @@ class Case:
     ours: str
     targets: tuple[Target, ...] = ()
     large: bool = False  # one framework at a time has its jobs in memory, built anew in each round
+    measures: str = "seconds"  # or "bytes"
+    base: Callable[[str], str] | None = None  # the row that a row is compared with; None: `ours`, for every row
 
 
 class Worker:
     """One framework in one process; a line of JSON for each request, a line of JSON for each answer."""
 
-    def __init__(self, framework: str):
+    def __init__(self, framework: str, environment: dict[str, str]):
         self.framework = framework
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", **os.environ}
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", **os.environ, **environment}
         command = [sys.executable, "-m", "benchmarks.worker", framework]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -91,7 +93,7 @@ class Plan:
 
 
 def measure(case: Case, workers: list[Worker], plan: Plan) -> dict[str, Any]:
-    """All rounds of one case: {"key", "case", "unit", "ours", "rows", "verdicts"}."""
+    """All rounds of one case: {"key", "case", "unit", "than", "rows", "verdicts"}."""
     wanted = (*plan.wanted, case.ours) if plan.wanted else ()
     facts: dict[str, dict[str, Any]] = {}
     rounds: Rounds = [{} for _ in range(plan.rounds)]
@@ -125,7 +127,7 @@ def measure(case: Case, workers: list[Worker], plan: Plan) -> dict[str, Any]:
         "key": case.key,
         "case": case.name,
         "unit": case.unit,
-        "ours": case.ours,
+        "than": case.ours if case.base is None else "the plain step",
         "rows": [_row(case, rounds, fact) for fact in facts.values()],
         "verdicts": [] if wanted else [target.verdict(rounds) for target in case.targets],
     }
@@ -136,9 +138,11 @@ def _row(case: Case, rounds: Rounds, fact: dict[str, Any]) -> dict[str, Any]:
     row = {
         "peer": peer,
         "figure": median(case.figure(values[peer]) for values in rounds),
-        "times_ours": median(values[peer] / values[case.ours] for values in rounds),
-        "seconds": [values[peer] for values in rounds],
+        case.measures: [values[peer] for values in rounds],
     }
+    if case.measures == "seconds":
+        base = case.ours if case.base is None else case.base(peer)
+        row["times"] = ratio(peer, base)(rounds)
     if fact["loss"] is not None:
         row |= {"loss": fact["loss"], "differs": fact["differs"]}
     return row
@@ -161,7 +165,7 @@ def check_same(facts: list[dict[str, Any]]) -> None:
         raise RuntimeError(f"the models do not begin alike. {told}")
     falls = {fact["peer"]: fact["loss"][0] - fact["loss"][1] for fact in trainings}
     alike = [falls[fact["peer"]] for fact in trainings if not fact["differs"]]
-    if min(falls.values()) <= 0 or not _close(alike, 0.1):
+    if not all(fall > 0 for fall in falls.values()) or not _close(alike, 0.1):
         raise RuntimeError(f"the models do not learn alike. {told}")
 
 

@@ -49,10 +49,14 @@ def markdown(content: dict[str, Any]) -> str:
 
 def _rows(result: dict[str, Any]) -> list[str]:
     learns = any("loss" in row for row in result["rows"])
-    head = ["", result["unit"], f"time, as a multiple of {result['ours']}", *(["loss, before and after"] * learns)]
+    head = ["", result["unit"]]
+    timed = any("times" in row for row in result["rows"])
+    head += [f"time, as a multiple of {result['than']}"] * timed + ["loss, before and after"] * learns
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     for row in result["rows"]:
-        cells = [row["peer"], f"{row['figure']:,.4g}", f"{row['times_ours']:.2f}"]
+        cells = [row["peer"], f"{row['figure']:,.4g}"]
+        if timed:
+            cells.append(f"{row['times']:,.2f}")
         if learns:
             cells.append(" → ".join(f"{value:.3g}" for value in row["loss"]))
         lines.append(_line(cells))

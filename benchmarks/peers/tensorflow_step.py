@@ -19,12 +19,12 @@ def peers(shapes: list[list[int]]) -> dict[str, Callable[[], Job]]:
     grads = [tf.constant(0.01 * rng.standard_normal(shape, dtype=np.float32)) for shape in shapes]
     values = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
     makes = {
-        "adamas.keras": (partial(_keras, adamas.keras.Adam, values, grads), ("eager", "graph")),
-        "Keras Adam": (partial(_keras, keras.optimizers.Adam, values, grads), ("eager", "graph", "XLA")),
-        "ResourceApplyAdam": (partial(_resource_apply_adam, values, grads), ("eager", "graph")),
+        "adamas.keras": (partial(keras_step, adamas.keras.Adam, values, grads), ("eager", "graph")),
+        "Keras Adam": (partial(keras_step, keras.optimizers.Adam, values, grads), ("eager", "graph", "XLA")),
+        "ResourceApplyAdam": (partial(resource_step, values, grads), ("eager", "graph")),
     }
     return {
-        f"{name} {way}": lambda make=make, way=way: Job(WAYS[way](make()))
+        f"{name} {way}": lambda make=make, way=way: Job(WAYS[way](make()[0]))
         for name, (make, ways) in makes.items()
         for way in ways
     }
@@ -37,7 +37,10 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _keras(make: Callable[..., Any], values: list[np.ndarray], grads: list[Any]) -> Callable[[], None]:
+def keras_step(
+    make: Callable[..., Any], values: list[np.ndarray], grads: list[Any]
+) -> tuple[Callable[[], None], list[Any]]:
+    """A step of a Keras optimizer, and the variables that it changes."""
     variables = [keras.Variable(value) for value in values]
     optimizer = make(learning_rate=1e-3)
     optimizer.build(variables)
@@ -45,10 +48,11 @@ def _keras(make: Callable[..., Any], values: list[np.ndarray], grads: list[Any])
     def apply() -> None:
         optimizer.apply_gradients(zip(grads, variables, strict=True))
 
-    return apply
+    return apply, variables
 
 
-def _resource_apply_adam(values: list[np.ndarray], grads: list[Any]) -> Callable[[], None]:
+def resource_step(values: list[np.ndarray], grads: list[Any]) -> tuple[Callable[[], None], list[Any]]:
+    """A step of TensorFlow's own fused op, and the variables that it changes."""
     variables = [tf.Variable(value) for value in values]
     means, squares = ([tf.Variable(tf.zeros_like(value)) for value in values] for _ in range(2))
     powers = [tf.Variable(0.9), tf.Variable(0.999)]
@@ -72,4 +76,4 @@ def _resource_apply_adam(values: list[np.ndarray], grads: list[Any]) -> Callable
         powers[0].assign(power1 * beta1)
         powers[1].assign(power2 * beta2)
 
-    return apply
+    return apply, variables

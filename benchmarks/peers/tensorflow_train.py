@@ -14,7 +14,7 @@ from benchmarks.job import Job
 from benchmarks.tasks import CHECKED, Task, task
 
 
-def peers(**arguments: Any) -> dict[str, Callable[[], Job]]:
+def peers(lazy: bool = False, **arguments: Any) -> dict[str, Callable[[], Job]]:
     given = task(**arguments)
     rate = given.learning_rate
 
@@ -24,6 +24,11 @@ def peers(**arguments: Any) -> dict[str, Callable[[], Job]]:
     def our_fit(model: Any, **how: Any) -> None:
         fit(model, given.x, given.y, **how)
 
+    if lazy:
+        return {
+            name: lambda train=train: _job(given, adamas.keras.Adam(rate, sparse="lazy"), train)
+            for name, train in (("adamas.train.fit", our_fit), ("model.fit, adamas.keras.Adam", keras_fit))
+        }
     theirs = "squares the gradients of a repeated id one by one" if given.has_table else ""
     return {
         "adamas.train.fit": lambda: _job(given, adamas.keras.Adam(rate), our_fit),

@@ -14,12 +14,9 @@ from benchmarks.job import Job
 from benchmarks.tasks import CHECKED, Task, task
 
 
-def peers(**arguments: Any) -> dict[str, Callable[[], Job]]:
+def peers(lazy: bool = False, **arguments: Any) -> dict[str, Callable[[], Job]]:
     given = task(**arguments)
-    rows = {"torch loop, Adam fused": lambda: _job(given, sparse=False)}
-    if given.architecture == "embedding":
-        rows["torch loop, SparseAdam"] = lambda: _job(given, sparse=True)
-    return rows
+    return {f"torch loop, {'SparseAdam' if lazy else 'Adam fused'}": lambda: _job(given, lazy)}
 
 
 def _job(given: Task, sparse: bool) -> Job:
@@ -70,7 +67,7 @@ def _job(given: Task, sparse: bool) -> Job:
         restart if given.restarts else None,
         trial,
         parameters,
-        "changes only the rows of a batch" if sparse else "",
+        "leaves out the decay of silent rows" if sparse else "",
     )
 
 

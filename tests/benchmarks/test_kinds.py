@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("optax")
 
 from benchmarks import report
+from benchmarks.cases.features import FEATURES
 from benchmarks.harness import ROOT
 
 TRAININGS = [
@@ -40,29 +41,63 @@ STEPS = [
     "torch Adam fused",
     "optax adam, jit, donated",
 ]
-# Rows by kind and case. Of the networks of dense layers one is enough: they differ in their sizes only.
+TABLES = [
+    *(f"adamas.keras {way}, {sparse}" for way in ("eager", "graph") for sparse in ("dense", "lazy")),
+    "Keras Adam eager",
+    "Keras Adam graph",
+    "torch SparseAdam",
+]
+PEAKS = [name for name in STEPS if name != "limit"]
+HELD = [f"{name}, a value held" for name in STEPS if name.startswith(("adamas.keras", "Keras", "Resource"))]
+STATES = ["adamas.numpy", "adamas.keras", "Keras Adam", "torch Adam", "optax adam"]
+FEATURED = [f"{optimizer}, {feature}" for optimizer in ("adamas.keras", "Keras Adam") for feature in FEATURES]
+# Rows by kind and case. One case of those that differ in their sizes only.
 ROWS = {
     "step": {"many": STEPS},
     "train": {
         "mlp-64": TRAININGS,
-        "embedding": [*TRAININGS, "torch loop, SparseAdam"],
+        "embedding": TRAININGS,
+        "embedding-lazy": [*TRAININGS[:2], "torch loop, SparseAdam"],
         "cnn": TRAININGS,
         "transformer": TRAININGS,
     },
+    "rows": {"rows-100": TABLES},
+    "memory": {"one": [*PEAKS, *HELD], "state": STATES},
+    "features": {"graph": FEATURED},
 }
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_kind_runs(kind: str, tmp_path: Path):
+    """Every row that should be there is, with a figure; the Markdown beside the JSON is made of it."""
     content = run(kind, tmp_path / "results.json", "--only", ",".join(ROWS[kind]))
+    if kind == "memory":
+        check_known(content["cases"][0])
     assert {case["key"] for case in content["cases"]} == set(ROWS[kind])
+    measures = "bytes" if kind == "memory" else "seconds"
+    fields = {"peer", "figure", measures}
+    fields |= {"train": {"times", "loss", "differs"}, "memory": set()}.get(kind, {"times"})
     for case in content["cases"]:
         assert sorted(row["peer"] for row in case["rows"]) == sorted(ROWS[kind][case["key"]])
+        for row in case["rows"]:
+            assert set(row) == fields
+            assert len(row[measures]) == 1
+            assert row[measures][0] > 0 or measures == "bytes"
     assert (tmp_path / "results.md").read_text() == report.markdown(content)
 
 
+def check_known(case: dict[str, Any]) -> None:
+    """The measurement sees what must be there: 8 bytes of temporaries in torch's loop, 4 for a value that is held."""
+    figures = {row["peer"]: row["figure"] for row in case["rows"]}
+    assert figures["adamas.keras eager"] < 0.1
+    assert figures["adamas.keras eager, a value held"] == pytest.approx(4, abs=0.25)
+    assert figures["adamas.keras graph, a value held"] == pytest.approx(4, abs=0.25)
+    assert figures["torch Adam default"] == pytest.approx(8, abs=0.25)
+    assert figures["torch Adam foreach"] == pytest.approx(4, abs=0.25)
+
+
 def run(kind: str, path: Path, *options: str) -> dict[str, Any]:
-    """The results of one round at a hundredth of the size. Targets are missed at such a size: the code says it."""
+    """The results of one round at a hundredth of the size. The exit code says whether targets were missed there."""
     command = [sys.executable, "-m", "benchmarks", kind, "--scale", "0.01", "--rounds", "1", "--budget", "0"]
     done = subprocess.run(
         [*command, "--json", str(path), *options], cwd=ROOT, capture_output=True, text=True, timeout=300
