@@ -115,7 +115,7 @@ def test_what_only_model_fit_does_names_it(change: dict, what: str) -> None:
         ({"seed": -1}, "seed=-1", ArgumentError),
         ({"seed": None}, "seed=None", ArgumentError),
         ({"piece_steps": 0}, "piece_steps=0", ArgumentError),
-        ({"program": "xla"}, "'graph', 'xla-loop'", ArgumentError),
+        ({"program": "xla-fast"}, "'graph', 'xla', 'xla-loop'", ArgumentError),
         ({"verbose": 3}, "verbose=3", ArgumentError),
         ({"callbacks": [print]}, "no keras.callbacks.Callback", ArgumentError),
         ({"validation_split": 1.5}, "validation_split=1.5", ArgumentError),
