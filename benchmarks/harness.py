@@ -97,6 +97,7 @@ def measure(case: Case, workers: list[Worker], plan: Plan) -> dict[str, Any]:
     wanted = (*plan.wanted, case.ours) if plan.wanted else ()
     facts: dict[str, dict[str, Any]] = {}
     rounds: Rounds = [{} for _ in range(plan.rounds)]
+    budget = plan.budget if case.measures == "seconds" else 0.0  # one run: bytes fill no time
 
     def prepare(worker: Worker) -> list[str]:
         plan.say(f"{case.name}: {worker.framework} prepares")
@@ -106,7 +107,7 @@ def measure(case: Case, workers: list[Worker], plan: Plan) -> dict[str, Any]:
 
     def turns(worker: Worker, peers: list[str], number: int) -> None:
         for peer in peers:
-            value = rounds[number][peer] = worker.ask(turn=peer, budget=plan.budget)
+            value = rounds[number][peer] = worker.ask(turn=peer, budget=budget)
             plan.say(f"{case.name}: round {number + 1} of {plan.rounds}, {peer}: {case.figure(value):,.4g} {case.unit}")
 
     if case.large:

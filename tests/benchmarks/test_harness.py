@@ -100,9 +100,20 @@ def test_rows_are_compared_with_a_base_of_their_own():
     assert [row["times"] for row in result["rows"]] == [1.0, 1.5, 1.0, 1.25]
 
 
-def test_bytes_have_no_ratio():
-    result = measure(case(measures="bytes"), [Scripted(ours=[0.0])], plan(1))  # type: ignore[list-item]
-    assert result["rows"] == [{"peer": "ours", "figure": 0.0, "bytes": [0.0]}]
+@pytest.mark.parametrize(("measures", "budget"), [("seconds", 0.5), ("bytes", 0.0)])
+def test_bytes_are_measured_once_and_have_no_ratio(measures: str, budget: float):
+    given = []
+
+    class Budgeted(Scripted):
+        def ask(self, **request: Any) -> Any:
+            given.append(request.get("budget"))
+            return super().ask(**request)
+
+    half_a_second = Plan("kind", 1, 0.5, (), lambda text: None)
+    result = measure(case(measures=measures), [Budgeted(ours=[8.0])], half_a_second)  # type: ignore[list-item]
+    ratios = {"times": 1.0} if measures == "seconds" else {}
+    assert result["rows"] == [{"peer": "ours", "figure": 8e3, measures: [8.0], **ratios}]
+    assert given == [None, budget, None]
 
 
 def fact(peer: str, before: float, after: float, parameters: int = 10, differs: str = "") -> dict[str, Any]:
