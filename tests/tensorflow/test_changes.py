@@ -65,6 +65,27 @@ def test_numbers_change_without_another_trace(kernel: Any, mode: str, rng: np.ra
         assert run.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm", "clipvalue"])
+@pytest.mark.parametrize("kernel", ["native", "resource"])
+def test_a_clip_that_is_set_to_none_ends(kernel: Any, clip: str, mode: str) -> None:
+    """In functions traced with it too, where a norm is then divided by a bound that must not be infinite."""
+    variables = [tf.Variable([1.0, 2.0]) for _ in range(2)]
+    clipped, plain = Adam(0.1, kernel=kernel, **{clip: 1e-3}), Adam(0.1, kernel=kernel)
+    runs = [runner(o, [v], mode) for o, v in zip((clipped, plain), variables, strict=True)]
+    runs[0]([tf.constant([3.0, 4.0])])
+    variables[0].assign([1.0, 2.0])
+    for moment in clipped.variables[2:]:
+        moment.assign(np.zeros(2, np.float32))
+    clipped.iterations.assign(0)
+    setattr(clipped, clip, None)
+    for _ in range(2):
+        for run in runs:
+            run([tf.constant([3.0, -4.0])])
+    np.testing.assert_allclose(clipped.variables[3], plain.variables[3], rtol=8 * EPS)
+    np.testing.assert_allclose(variables[0], variables[1], rtol=8 * EPS)
+
+
 @pytest.mark.parametrize("accumulation", [None, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_loss_scale_that_changes_is_taken_out_again(mode: str, accumulation: int | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from adamas.rule import Clip, Hyper
+
+_UNCLIPPED = 2.0**1000  # the bound where nothing is clipped: functions traced with a clip divide by it, and get 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Settings:
         """The numbers in the order of the op: beta1, beta2, eps, eps_root, weight_decay, grad_scale, bound."""
         h = self.hyper
         scale = 1.0 / self.loss_scale if self.loss_scale is not None else 1.0
-        bound = math.inf if self.clip is None else self.clip.bound
+        bound = _UNCLIPPED if self.clip is None else self.clip.bound
         return [h.beta1, h.beta2, h.eps, h.eps_root, h.weight_decay, scale, bound]
 
 
