@@ -570,6 +570,20 @@ def test_importing_it_loads_neither_tensorflow_nor_jax() -> None:
     assert shown.stdout == "[]\n"
 
 
+def test_an_optimizer_that_a_hook_holds_ends_with_the_process_in_silence() -> None:
+    code = (
+        "import torch, adamas.torch\n"
+        "p = torch.nn.Parameter(torch.ones(3))\n"
+        "optimizer = adamas.torch.Adam([p])\n"
+        "p.register_post_accumulate_grad_hook(lambda p: optimizer.step())\n"
+        "p.sum().backward()\n"
+        "print(p.data)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "tensor([0.9990, 0.9990, 0.9990])\n"
+    assert "leaked" not in shown.stderr
+
+
 def test_examples() -> None:
     failed, tried = doctest.testmod(ours)
     assert failed == 0

@@ -224,6 +224,7 @@ static int load_numpy() {
 
 NB_MODULE(_shim, m) {
   if (load_numpy() < 0) throw nb::python_error();
+  nb::set_leak_warnings(false);  // plans of optimizers that torch's hooks hold live until the process has ended
   m.attr("abi") = adamas_abi();
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<std::tuple<int, int, int, int>, nb::list, nb::list, std::vector<uint64_t>, uint64_t>())
