@@ -82,12 +82,12 @@ class Adam(Adjustable, Saved):
         m <- beta_1^k m,    v <- beta_2^k v
 
     Left out is only what those k steps would have done to its weights: the drift by the old m, and weight decay. So
-    training differs a little from "dense"; where every row is in every step, it is the same to the bit. It pays where
-    a step touches a small part of a large table; a variable whose gradients are dense is stepped as ever. Steps in
-    which a variable has no gradient (None) do not count, as in "dense". k is counted by an int32 for each row of a
-    variable, kept in `variables` behind the moments. `use_ema` and `gradient_accumulation_steps` are refused with it,
-    because they visit every row, as a constraint of the layer does at a cost of its own. TensorFlow's old LazyAdam, and
-    torch's SparseAdam, do not decay the moments of silent rows.
+    training differs a little from "dense"; where every row is in every step, it is the same to the bit. It pays where a
+    step touches a small part of a large table; a variable whose gradients are dense is stepped as ever. Steps in which
+    a variable has no gradient (None) do not count, as in "dense". k is counted by an int32 for each row of a variable,
+    kept in `variables` behind the moments; the betas are those of the present step for all k. `use_ema` and
+    `gradient_accumulation_steps` are refused with it, because they visit every row, as a constraint of the layer does
+    at a cost of its own. TensorFlow's old LazyAdam, and torch's SparseAdam, do not decay the moments of silent rows.
 
     A `tf.function` that was traced outside XLA cannot be called inside a function compiled by XLA: TensorFlow reports
     that XLA does not know the op AdamasStep. Compile the inner function itself, or step in the outer one.
