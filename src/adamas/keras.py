@@ -89,7 +89,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         path: ends in `.keras`. The file appears when it is complete, and replaces an older one.
 
     Raises:
-        ArgumentError: `path` ends in something else.
+        ArgumentError: `path` ends in something else, or its folder does not exist.
         UnsupportedError: Keras' Adam has no such setting. Nothing has been written.
 
     Example:
@@ -106,6 +106,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         True
     """
     target = _keras_path(path)
+    if not target.parent.is_dir():
+        raise ArgumentError(f"{target}: there is no folder {target.parent}; make it first")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".adamas-") as folder:
         ours, theirs = Path(folder, "ours.keras"), Path(folder, "theirs.keras")
         with for_keras():

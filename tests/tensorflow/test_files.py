@@ -340,6 +340,19 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.
             function(tmp_path / "model.h5")
     with pytest.raises(ArgumentError, match="no such file"):
         adamas.keras.load_model(tmp_path / "none.keras")
+    with pytest.raises(ArgumentError, match="no folder"):
+        adamas.keras.save_model(model, tmp_path / "none" / "model.keras")
+
+
+def test_a_model_whose_layers_were_frozen_after_the_optimizer_was_built(tmp_path: Path) -> None:
+    """The file has moments for which a loaded optimizer has no place. The message says how to get at the weights."""
+    model = trained("adam", ours=True)
+    model.layers[0].trainable = False
+    model.compile(model.optimizer, loss="mse")
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="compile=False"):
+        keras.models.load_model(tmp_path / "model.keras")
+    assert same(weights(keras.models.load_model(tmp_path / "model.keras", compile=False)), weights(model))
 
 
 def test_damaged_files(tmp_path: Path) -> None:

@@ -110,8 +110,9 @@ class Saved(keras.optimizers.Optimizer):
             misfit = "it has arrays of something else than numbers"
         if misfit:
             raise StateError(
-                f"the saved state of {self.name!r} does not fit: {misfit}. Nothing was loaded. {SAME}; or give "
-                "load_weights skip_mismatch=True to leave the optimizer as it is"
+                f"the saved state of {self.name!r} does not fit: {misfit}. Nothing was loaded. {SAME}. Without this "
+                "state go on with load_weights(..., skip_mismatch=True), or load_model(..., compile=False) and a new "
+                "optimizer, as where layers were frozen after the optimizer was built"
             )
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
