@@ -1,4 +1,4 @@
-"""Loads the TensorFlow op and binds it to libadamas, once per process."""
+"""Loads the TensorFlow ops and binds them to libadamas, once per process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _why_not: str | None = None
 
 
 def load(cache: str | os.PathLike[str] | None = None, compiler: str | None = None) -> Any:
-    """The ops as a module of Python functions, `adamas_step` and `adamas_squares`; built first if need be.
+    """The ops as a module of Python functions (`adamas_step`, `adamas_rows`, ...); built first if need be.
 
     A failure is remembered for the life of the process, so that a broken compiler is not run at every step; a call
     with arguments tries again.
