@@ -456,3 +456,17 @@ def test_a_loops_time_with_another_step_is_computed_from_what_was_measured() -> 
     loop.add_loop({BEFORE: 0.5, AFTER: 0.05})
     assert loop.each[AFTER] == {"optimizer": 0.05, "the rest": pytest.approx(0.15)}
     assert loop.total == {BEFORE: pytest.approx(6.5), AFTER: 2.0}
+
+
+def test_an_optimizer_that_was_made_and_not_used_is_named_as_that(tmp_path: Path) -> None:
+    text = """
+import keras, tensorflow as tf
+variable = tf.Variable([1.0])
+keras.optimizers.Adam()
+optimizer = keras.optimizers.Adam()
+optimizer.apply([tf.ones(1)], [variable])
+"""
+    shown, report = explained(write(tmp_path, text))
+    assert shown.returncode == 0, shown.stderr
+    assert len(report["replaced"]) == 1
+    assert report["left"] == {"keras.optimizers.Adam": "one of them took no step"}

@@ -12,6 +12,11 @@ from adamas.explain.record import Record
 
 _GAIN = 1.05  # medians of a few seconds on a busy machine differ by less
 _WIDTH = 100
+# Others of the same class may have been replaced.
+_UNSEEN = {
+    "keras": "one of them took no step",
+    "torch": "of one of them no step was seen: it took none, or torch.compile compiled them",
+}
 
 
 class Report:
@@ -33,7 +38,7 @@ class Report:
             if used.why_not is not None:
                 self.left[used.name] = used.why_not
             elif not used.by:
-                self.left.setdefault(used.name, "no step of it was seen: it took none, or torch.compile compiled them")
+                self.left.setdefault(used.name, _UNSEEN[used.framework])
         for loop in self.loops:
             loop.share = loop.seconds / self.seconds if self.seconds else 0.0
         if not self.loops:
