@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -62,6 +61,14 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word)
 
 
+def command(kind: str, options: argparse.Namespace) -> str:
+    """What measures this kind in the same way; where the results are written does not matter."""
+    given = ["python -m benchmarks", kind, f"--rounds {options.rounds}", f"--budget {options.budget:g}"]
+    given += [f"--scale {options.scale:g}"] if options.scale != 1 else []
+    given += [f"--{name} {','.join(value)}" for name in ("only", "peers") if (value := getattr(options, name))]
+    return " ".join(given)
+
+
 def run(kind: str, options: argparse.Namespace) -> bool:
     """Measure one kind; whether every target is met."""
     start = time.monotonic()
@@ -82,7 +89,7 @@ def run(kind: str, options: argparse.Namespace) -> bool:
         for worker in workers:
             worker.close()
     verdicts = module.overall(results) if hasattr(module, "overall") else []
-    content = report.document("python -m benchmarks " + shlex.join(sys.argv[1:]), options.rounds, results, verdicts)
+    content = report.document(command(kind, options), options.rounds, results, verdicts)
     whole = not (options.only or options.peers) and options.scale == 1
     path = options.json or (ROOT / "benchmarks" / "results" / f"{kind}.json" if whole else None)
     if path:

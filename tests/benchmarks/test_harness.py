@@ -185,7 +185,7 @@ def test_committed_results_are_whole(kind: str):
     path = ROOT / "benchmarks/results" / f"{kind}.json"
     content = json.loads(path.read_text())
     assert kind in command.KINDS
-    assert re.fullmatch(rf"python -m benchmarks (all|{kind})( --rounds \d+)?", content["command"])
+    assert re.fullmatch(rf"python -m benchmarks {kind} --rounds \d+ --budget [\d.]+", content["command"])
     assert content["rounds"] >= 3
     for result in content["cases"]:
         for row in result["rows"]:
