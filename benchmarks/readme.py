@@ -13,7 +13,7 @@ SECTION = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", r
 
 
 # The kinds that the READMEs show, with what stands above the names of the peers.
-SHOWN = {"step": "Adam, one step", "train": "Adam, a training"}
+SHOWN = {"step": "Adam, one step", "train": "Adam, a training", "rows": "Adam, a step of rows"}
 
 
 def section() -> str:
