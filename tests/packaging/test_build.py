@@ -178,4 +178,4 @@ def test_the_core_needs_three_packages_and_every_extra_is_declared(native: Built
     core = {need.split(">")[0].split("[")[0].strip() for need in needs if "extra ==" not in need}
     assert core == {"numpy", "ml_dtypes", "safetensors"}
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
-    assert extras == {"tensorflow", "torch", "jax", "train", "test", "all"}
+    assert extras == {"tensorflow", "torch", "jax", "explain", "train", "test", "all"}
