@@ -33,7 +33,7 @@ Made = TypeVar("Made")
 # A call into TensorFlow cannot be interrupted: signals and progress wait for its end. A piece is planned to last
 # TARGET, so that it stays below 0.25 s even if the machine slows down to half in the middle of it.
 TARGET = 0.1  # seconds
-# Compiled programs kept for one model: training and validation, each with full and partial batch, of a few shapes.
+# Compiled programs kept for one model: training and validation, of a few shapes each.
 KEPT = 16
 
 
@@ -50,6 +50,9 @@ class Key(NamedTuple):
 
 class Program:
     """One compiled program: `steps` steps from row `start` of the order, for any `start` and `steps`.
+
+    The last batch of the rows holds what is left. It is part of the program: as a call of its own it took a sixth of
+    the time of an epoch (digits, width 64, xla-loop: 431,000 samples/s with it, 521,000 without; 2 cores, 2026-11).
 
     Making it compiles it, for data like `order` and `rows`, and changes nothing of the model.
     """
@@ -147,21 +150,33 @@ def one_step(model: Any, kind: str, role: Role, batch: Any) -> None:
 def _steps(model: Any, key: Key, order: tf.Tensor, piece: tf.Tensor, *rows: tf.Tensor) -> Logs:
     """The program: piece = (position of the first row, number of steps, 1 to reset the metrics)."""
     start, steps, reset = piece[0], piece[1], piece[2]
+    count = int(order.shape[0])
+    rest = count % key.batch
+    full = tf.minimum(steps, (count - start) // key.batch) if rest else steps
 
     def reset_metrics() -> tf.Tensor:
         model.reset_metrics()
         return tf.constant(True)
 
-    def body(i: tf.Tensor) -> tuple[tf.Tensor]:
+    def step(i: tf.Tensor, batch: int) -> None:
         # Not tf.slice: XLA wants to know where a slice begins, and compiles anew for each value of `start`.
-        index = tf.gather(order, start + i * key.batch + tf.range(key.batch, dtype=piece.dtype))
+        index = tf.gather(order, start + i * key.batch + tf.range(batch, dtype=piece.dtype))
         one_step(model, key.kind, key.role, key.layout.pack([tf.gather(values, index) for values in rows]))
+
+    def body(i: tf.Tensor) -> tuple[tf.Tensor]:
+        step(i, key.batch)
         return (i + 1,)
+
+    def last() -> tf.Tensor:
+        step(full, rest)
+        return tf.constant(True)
 
     if key.resets:
         tf.cond(reset > 0, reset_metrics, lambda: tf.constant(False))
     # One iteration at a time: the steps change variables.
-    tf.while_loop(lambda i: i < steps, body, (tf.zeros((), piece.dtype),), parallel_iterations=1)
+    tf.while_loop(lambda i: i < full, body, (tf.zeros((), piece.dtype),), parallel_iterations=1)
+    if rest:
+        tf.cond(steps > full, last, lambda: tf.constant(False))
     results: Logs = model.get_metrics_result()
     return results
 
@@ -200,7 +215,7 @@ class Programs:
         return kept
 
     def get(self, kind: str, role: Role, batch: int, order: Any, rows: Rows) -> Program:
-        """The program for batches of `batch` rows of this data, compiled if it is new."""
+        """The program for batches of `batch` rows of this data, at most all of them, compiled if it is new."""
         key = Key(kind, role, batch, rows.kinds, rows.layout, self.can_reset)
         return self.kept(key, lambda: Program(self.model, key, order, rows.tensors))
 

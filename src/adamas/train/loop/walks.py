@@ -61,8 +61,7 @@ class ArrayWalk:
         self._role, self._rows, self._batch, self._given, self._seed = role, rows, batch, steps, seed
         self._batches = math.ceil(rows.count / batch)
         self._in_turn = tf.range(rows.count, dtype="int32" if rows.count < 2**31 else "int64")
-        self._full: Program | None = None
-        self._last: Program | None = None
+        self._program: Program | None = None
 
     @property
     def steps(self) -> int:
@@ -73,11 +72,8 @@ class ArrayWalk:
         return self._rows.layout.pack([values[: self._batch] for values in self._rows.tensors])
 
     def prepare(self, programs: Programs, kind: str) -> None:
-        full, rest = divmod(self._rows.count, self._batch)
-        if full:
-            self._full = programs.get(kind, self._role, self._batch, self._in_turn, self._rows)
-        if rest:
-            self._last = programs.get(kind, self._role, rest, self._in_turn, self._rows)
+        batch = min(self._batch, self._rows.count)
+        self._program = programs.get(kind, self._role, batch, self._in_turn, self._rows)
 
     def begin(self) -> None:
         pass
@@ -91,19 +87,9 @@ class ArrayWalk:
                 stacklevel=3,
             )
         order = self._in_turn if self._seed is None else tf.constant(epoch_order(self._rows.count, self._seed, walk))
-        full = min(count, self._rows.count // self._batch - first)
-        logs: Logs = {}
-        stopped = False
-
-        def heard(steps: int, logs: Logs) -> bool:
-            nonlocal stopped
-            stopped = done is not None and done(steps, logs)
-            return stopped
-
-        for program, start, steps in ((self._full, first, full), (self._last, first + full, count - full)):
-            if steps and program is not None and not stopped:
-                at, reset = start * self._batch, start == first
-                logs = program.run(order, self._rows.tensors, at, steps, reset=reset, limit=limit, done=heard)
+        assert self._program is not None  # `prepare` comes first
+        at = first * self._batch
+        logs = self._program.run(order, self._rows.tensors, at, count, reset=True, limit=limit, done=done)
         return numbers(logs)
 
     def _part(self, epoch: int) -> tuple[int, int, int]:
