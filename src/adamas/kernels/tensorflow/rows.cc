@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "adamas.h"
+#include "arguments.h"
 #include "library.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -22,8 +23,6 @@ using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::TensorShape;
 
-inline int32_t Dtype(DataType dtype) { return dtype == tensorflow::DT_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64; }
-
 // Cycles that a row costs where memory is the limit: to find it in each of the moments, and 6 an element as in step.cc.
 inline int64_t RowCycles(int64_t width) { return 1000 + 6 * width; }
 
@@ -35,9 +34,8 @@ class AdamasRowsOp : public OpKernel {
   }
 
   void Compute(OpKernelContext* ctx) override {
-    const Api* api = bound.load(std::memory_order_acquire);
-    OP_REQUIRES(ctx, api != nullptr,
-                absl::FailedPreconditionError("AdamasRows is not bound to libadamas: import adamas.tensorflow first"));
+    const Api* api;
+    OP_REQUIRES_OK(ctx, Library(&api));
     const Tensor& indices = ctx->input(0);
     const Tensor& values = ctx->input(1);
     OP_REQUIRES(ctx, indices.dims() == 1 && values.dims() >= 1 && values.dim_size(0) == indices.dim_size(0),
@@ -82,59 +80,43 @@ class AdamasRowsOp : public OpKernel {
 class AdamasRowsStepOp : public OpKernel {
  public:
   explicit AdamasRowsStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    std::vector<int32_t> rule;
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("k", &k_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
+    OP_REQUIRES_OK(ctx, step_.Read(ctx));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("decays", &decays_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("unscale", &unscale_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("clip", &clip_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("rule", &rule));
-    OP_REQUIRES(ctx, rule.size() == 4, absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule"));
-    rule_ = {rule[0], rule[1], rule[2], rule[3]};
-    OP_REQUIRES(ctx, k_ <= ADAMAS_MAX_SLOTS, absl::InvalidArgumentError("more slots than libadamas knows"));
   }
 
   void Compute(OpKernelContext* ctx) override {
-    const Api* api = bound.load(std::memory_order_acquire);
-    OP_REQUIRES(ctx, api != nullptr,
-                absl::FailedPreconditionError("AdamasRowsStep is not bound to libadamas: import adamas.tensorflow first"));
-    OP_REQUIRES(ctx, api->rule_slots(&rule_) == k_, absl::InvalidArgumentError("the rule keeps another number of slots"));
-    const Tensor& rows = ctx->input(k_ + 2);
-    const Tensor& sums = ctx->input(k_ + 3);
-    const Tensor& lr = ctx->input(k_ + 4);
-    const Tensor& iterations = ctx->input(k_ + 5);
-    const Tensor& numbers = ctx->input(k_ + 6);
-    const Tensor& squares = ctx->input(k_ + 7);
-    OP_REQUIRES(ctx,
-                lr.NumElements() == 1 && iterations.NumElements() == 1 && squares.NumElements() == 1 &&
-                    numbers.NumElements() == 7,
-                absl::InvalidArgumentError("lr, iterations and squares have one element, numbers seven"));
-    const int64_t t = iterations.scalar<int64_t>()() + 1;
-    OP_REQUIRES(ctx, t >= 1, absl::InvalidArgumentError("iterations must be at least 0"));
-    const double rate = lr.dtype() == tensorflow::DT_FLOAT ? static_cast<double>(lr.flat<float>()(0))
-                                                           : lr.flat<double>()(0);
-    const double* x = numbers.flat<double>().data();
-    const adamas_hyper hyper = {rate, x[0], x[1], x[2], x[3], decays_ ? x[4] : 0.0};
-    const adamas_scaling scaling = {unscale_ ? x[5] : 1.0, clip_, x[6], squares.flat<double>()(0)};
+    const Api* api;
+    OP_REQUIRES_OK(ctx, Library(&api));
+    const int k = step_.slots;
+    OP_REQUIRES(ctx, api->rule_slots(&step_.rule) == k,
+                absl::InvalidArgumentError("the rule keeps another number of slots"));
+    const Tensor& rows = ctx->input(k + 2);
+    const Tensor& sums = ctx->input(k + 3);
+    Numbers numbers;
+    OP_REQUIRES_OK(ctx, numbers.Read(ctx, k + 4, step_));
+    const Tensor& squares = ctx->input(k + 7);
+    OP_REQUIRES(ctx, squares.NumElements() == 1, absl::InvalidArgumentError("squares must have one element"));
+    if (!decays_) numbers.hyper.weight_decay = 0.0;
+    const adamas_scaling scaling = {numbers.grad_scale, step_.clip, numbers.bound, squares.flat<double>()(0)};
 
-    const auto handles = Handles(ctx, 0, k_ + 2);
-    OP_REQUIRES(ctx, handles.size() == static_cast<size_t>(k_) + 2, absl::InvalidArgumentError("one handle an input"));
+    const auto handles = Handles(ctx, 0, k + 2);
+    OP_REQUIRES(ctx, handles.size() == static_cast<size_t>(k) + 2, absl::InvalidArgumentError("one handle an input"));
     Held held(ctx, handles);  // the parameter, its moments, the clock of its rows
     OP_REQUIRES_OK(ctx, held.status());
     const Tensor* p = held[0]->tensor();
-    OP_REQUIRES(ctx, p->dtype() == dtype_ && p->dims() >= 1,
+    OP_REQUIRES(ctx, p->dtype() == step_.dtype && p->dims() >= 1,
                 absl::InvalidArgumentError("rows of a variable of another dtype, or of a scalar"));
-    for (int s = 1; s <= k_; ++s) {
-      OP_REQUIRES(ctx, held[s]->tensor()->dtype() == dtype_ && held[s]->tensor()->shape() == p->shape(),
+    for (int s = 1; s <= k; ++s) {
+      OP_REQUIRES(ctx, held[s]->tensor()->dtype() == step_.dtype && held[s]->tensor()->shape() == p->shape(),
                   absl::InvalidArgumentError("a moment does not have its variable's dtype and shape"));
     }
     const int64_t count = p->dim_size(0);
-    const Tensor* seen = held[k_ + 1]->tensor();
+    const Tensor* seen = held[k + 1]->tensor();
     OP_REQUIRES(ctx, seen->dtype() == tensorflow::DT_INT32 && seen->NumElements() == count + 1,
                 absl::InvalidArgumentError("the clock of the rows does not belong to the variable"));
     TensorShape wanted = p->shape();
     wanted.set_dim(0, rows.NumElements());
-    OP_REQUIRES(ctx, sums.shape() == wanted && sums.dtype() == dtype_,
+    OP_REQUIRES(ctx, sums.shape() == wanted && sums.dtype() == step_.dtype,
                 absl::InvalidArgumentError(absl::StrCat("the variable has the shape ", p->shape().DebugString(),
                                                         " and its sparse gradient ", sums.shape().DebugString())));
     const int64_t n = rows.NumElements();
@@ -146,21 +128,19 @@ class AdamasRowsStepOp : public OpKernel {
 
     Pool* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
     OP_REQUIRES_OK(ctx, held.Own(ctx, pool));
-    int32_t* clock = held[k_ + 1]->tensor()->flat<int32_t>().data();
+    int32_t* clock = held[k + 1]->tensor()->flat<int32_t>().data();
     adamas_table table{held[0]->tensor()->data(), {}, clock, clock[count], p->NumElements() / std::max<int64_t>(count, 1)};
-    for (int s = 0; s < k_; ++s) table.slots[s] = held[s + 1]->tensor()->data();
+    for (int s = 0; s < k; ++s) table.slots[s] = held[s + 1]->tensor()->data();
     pool->ParallelFor(n, RowCycles(table.width), [&](int64_t begin, int64_t end) {
-      api->rows_update(&rule_, Dtype(dtype_), &table, row, sums.data(), &hyper, t, &scaling, begin, end);
+      api->rows_update(&step_.rule, Dtype(step_.dtype), &table, row, sums.data(), &numbers.hyper, numbers.t, &scaling,
+                       begin, end);
     });
     clock[count] = static_cast<int32_t>(static_cast<uint32_t>(table.clock) + 1);
   }
 
  private:
-  int k_ = 0;
-  bool decays_ = false, unscale_ = false;
-  int32_t clip_ = ADAMAS_CLIP_NONE;
-  DataType dtype_ = tensorflow::DT_FLOAT;
-  adamas_rule rule_{};
+  Step step_;
+  bool decays_ = false;
 };
 
 class AdamasRowsSettleOp : public OpKernel {
@@ -168,9 +148,8 @@ class AdamasRowsSettleOp : public OpKernel {
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* ctx) override {
-    const Api* api = bound.load(std::memory_order_acquire);
-    OP_REQUIRES(ctx, api != nullptr,
-                absl::FailedPreconditionError("AdamasRowsSettle is not bound to libadamas: import adamas.tensorflow first"));
+    const Api* api;
+    OP_REQUIRES_OK(ctx, Library(&api));
     const int last = ctx->num_inputs() - 1;
     const Tensor& numbers = ctx->input(last);
     OP_REQUIRES(ctx, numbers.NumElements() == 7, absl::InvalidArgumentError("numbers must have seven elements"));
@@ -183,7 +162,7 @@ class AdamasRowsSettleOp : public OpKernel {
 
  private:
   static absl::Status Settle(OpKernelContext* ctx, const Api* api,
-                             const std::vector<tensorflow::ResourceHandle>& handles, const double* betas) {
+                             const std::vector<const tensorflow::ResourceHandle*>& handles, const double* betas) {
     Held held(ctx, handles);
     TF_RETURN_IF_ERROR(held.status());
     const Tensor *m = held[0]->tensor(), *v = held[1]->tensor(), *seen = held[2]->tensor();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "adamas.h"
+#include "arguments.h"
 #include "library.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -84,93 +85,68 @@ constexpr int64_t kUpdateCycles = 6, kNormCycles = 1;
 class AdamasStepOp : public OpKernel {
  public:
   explicit AdamasStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    std::vector<int32_t> rule;
+    OP_REQUIRES_OK(ctx, step_.Read(ctx));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("n", &n_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("param_tensors", &param_tensors_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("k", &k_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("slot_variables", &slot_variables_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("unscale", &unscale_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("clip", &clip_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("rule", &rule));
-    OP_REQUIRES(ctx, rule.size() == 4, absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule"));
-    rule_ = {rule[0], rule[1], rule[2], rule[3]};
-    OP_REQUIRES(ctx, k_ <= ADAMAS_MAX_SLOTS, absl::InvalidArgumentError("more slots than libadamas knows"));
-    OP_REQUIRES(ctx, slot_variables_ == k_ || slot_variables_ == k_ * n_,
+    OP_REQUIRES(ctx, slot_variables_ == step_.slots || slot_variables_ == step_.slots * n_,
                 absl::InvalidArgumentError("give one variable for each slot, or one for each slot and parameter"));
   }
 
   void Compute(OpKernelContext* ctx) override {
-    const Api* api = bound.load(std::memory_order_acquire);
-    OP_REQUIRES(ctx, api != nullptr,
-                absl::FailedPreconditionError("AdamasStep is not bound to libadamas: import adamas.tensorflow first"));
-    OP_REQUIRES(ctx, api->rule_slots(&rule_) == k_, absl::InvalidArgumentError("the rule keeps another number of slots"));
+    const Api* api;
+    OP_REQUIRES_OK(ctx, Library(&api));
+    const int k = step_.slots;
+    const DataType dtype = step_.dtype;
+    OP_REQUIRES(ctx, api->rule_slots(&step_.rule) == k,
+                absl::InvalidArgumentError("the rule keeps another number of slots"));
 
     const int grads = param_tensors_ + slot_variables_, rest = grads + n_;
-    const Tensor& lr = ctx->input(rest);
-    const Tensor& iterations = ctx->input(rest + 1);
-    const Tensor& numbers = ctx->input(rest + 2);
+    Numbers numbers;
+    OP_REQUIRES_OK(ctx, numbers.Read(ctx, rest, step_));
     const Tensor& rows = ctx->input(rest + 3);
     const Tensor& offsets = ctx->input(rest + 4);
     const Tensor& others = ctx->input(rest + 5);
-    OP_REQUIRES(ctx, lr.NumElements() == 1 && iterations.NumElements() == 1 && others.NumElements() == 1,
-                absl::InvalidArgumentError("lr, iterations and others must have one element"));
-    OP_REQUIRES(ctx, numbers.NumElements() == 7, absl::InvalidArgumentError("numbers must have 7 elements"));
+    OP_REQUIRES(ctx, others.NumElements() == 1, absl::InvalidArgumentError("others must have one element"));
     OP_REQUIRES(ctx, rows.NumElements() == n_ && offsets.NumElements() == n_,
                 absl::InvalidArgumentError("rows and offsets must have one entry per variable"));
-    const int64_t t = iterations.scalar<int64_t>()() + 1;
-    OP_REQUIRES(ctx, t >= 1, absl::InvalidArgumentError("iterations must be at least 0"));
-
-    const double rate = lr.dtype() == tensorflow::DT_FLOAT ? static_cast<double>(lr.flat<float>()(0))
-                                                           : lr.flat<double>()(0);
-    const double* x = numbers.flat<double>().data();
-    const double weight_decay = x[4], grad_scale = unscale_ ? x[5] : 1.0, bound = x[6];
-    const adamas_hyper table[2] = {{rate, x[0], x[1], x[2], x[3], weight_decay}, {rate, x[0], x[1], x[2], x[3], 0.0}};
+    adamas_hyper table[2] = {numbers.hyper, numbers.hyper};
+    table[1].weight_decay = 0.0;
     const int32_t* row = rows.flat<int32_t>().data();
     for (int i = 0; i < n_; ++i) {
       OP_REQUIRES(ctx, row[i] == 0 || row[i] == 1,
                   absl::InvalidArgumentError(absl::StrCat("variable ", i, ": rows are 0 (decays) or 1 (does not)")));
     }
 
-    const int count = n_ + slot_variables_;
-    std::vector<tensorflow::core::RefCountPtr<Var>> variables(count);
-    int found = 0;
-    for (int i = 0; i < grads; ++i) {
-      const auto handles = ctx->input(i).flat<tensorflow::ResourceHandle>();
-      OP_REQUIRES(ctx, handles.size() <= (i < param_tensors_ ? n_ : count) - found,
-                  absl::InvalidArgumentError("more handles than variables"));
-      for (int64_t j = 0; j < handles.size(); ++j) {
-        OP_REQUIRES_OK(ctx, tensorflow::LookupResource(ctx, handles(j), &variables[found++]));
-      }
-    }
-    OP_REQUIRES(ctx, found == count, absl::InvalidArgumentError("fewer handles than variables"));
-    const Locks locks(variables);
-    OP_REQUIRES(ctx, locks.size() == variables.size(),
-                absl::InvalidArgumentError("a variable was given twice in one step"));
+    auto handles = Handles(ctx, 0, param_tensors_);
+    const auto slots = Handles(ctx, param_tensors_, grads);
+    OP_REQUIRES(ctx, handles.size() == static_cast<size_t>(n_) && slots.size() == static_cast<size_t>(slot_variables_),
+                absl::InvalidArgumentError("give one handle for each variable"));
+    handles.insert(handles.end(), slots.begin(), slots.end());
+    Held held(ctx, handles);  // the parameters, then the variables of the slots
+    OP_REQUIRES_OK(ctx, held.status());
 
     std::vector<int64_t> sizes(n_);
     int64_t total = 0;
     const int64_t* offset = offsets.flat<int64_t>().data();
-    for (int i = n_; i < count; ++i) {
-      OP_REQUIRES(ctx, variables[i]->is_initialized && variables[i]->tensor()->dtype() == dtype_,
-                  absl::FailedPreconditionError(absl::StrCat("slot variable ", i - n_, " is not initialised")));
+    for (int i = 0; i < slot_variables_; ++i) {
+      OP_REQUIRES(ctx, held[n_ + i]->tensor()->dtype() == dtype,
+                  absl::InvalidArgumentError(absl::StrCat("slot variable ", i, " has another dtype than the step")));
     }
     for (int i = 0; i < n_; ++i) {
-      const Tensor* p = variables[i]->tensor();
+      const Tensor* p = held[i]->tensor();
       const Tensor& g = ctx->input(grads + i);
-      OP_REQUIRES(ctx, variables[i]->is_initialized,
-                  absl::FailedPreconditionError(absl::StrCat("variable ", i, " is not initialised")));
-      OP_REQUIRES(ctx, p->dtype() == dtype_ && g.dtype() == dtype_,
+      OP_REQUIRES(ctx, p->dtype() == dtype && g.dtype() == dtype,
                   absl::InvalidArgumentError(absl::StrCat("variable ", i, " is ", DataTypeString(p->dtype()),
                                                           " and its gradient ", DataTypeString(g.dtype()),
-                                                          "; both must be ", DataTypeString(dtype_))));
+                                                          "; both must be ", DataTypeString(dtype))));
       OP_REQUIRES(ctx, p->shape() == g.shape(),
                   absl::InvalidArgumentError(absl::StrCat("variable ", i, " has the shape ", p->shape().DebugString(),
                                                           " and its gradient ", g.shape().DebugString())));
       sizes[i] = p->NumElements();
       total += sizes[i];
-      for (int s = 0; s < k_; ++s) {
-        OP_REQUIRES(ctx, offset[i] >= 0 && offset[i] <= variables[Slot(s, i)]->tensor()->NumElements() - sizes[i],
+      for (int s = 0; s < k; ++s) {
+        OP_REQUIRES(ctx, offset[i] >= 0 && offset[i] <= held[Slot(s, i)]->tensor()->NumElements() - sizes[i],
                     absl::InvalidArgumentError(absl::StrCat("variable ", i, " lies outside slot ", s)));
       }
     }
@@ -178,32 +154,31 @@ class AdamasStepOp : public OpKernel {
     Tensor* squares;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &squares));
     Pool* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
-    for (const auto& variable : variables) OP_REQUIRES_OK(ctx, Own(ctx, pool, variable.get()));
+    OP_REQUIRES_OK(ctx, held.Own(ctx, pool));
 
     std::vector<adamas_buffers> buffers(n_);
-    const size_t width = dtype_ == tensorflow::DT_FLOAT ? sizeof(float) : sizeof(double);
+    const size_t width = tensorflow::DataTypeSize(dtype);
     for (int i = 0; i < n_; ++i) {
-      buffers[i].p = variables[i]->tensor()->data();
+      buffers[i].p = held[i]->tensor()->data();
       buffers[i].g = ctx->input(grads + i).data();
       for (int s = 0; s < ADAMAS_MAX_SLOTS; ++s) {
         buffers[i].slots[s] =
-            s < k_ ? static_cast<char*>(variables[Slot(s, i)]->tensor()->data()) + width * offset[i] : nullptr;
+            s < k ? static_cast<char*>(held[Slot(s, i)]->tensor()->data()) + width * offset[i] : nullptr;
       }
     }
 
     const char* error = "no reason given";
-    const int32_t dtype = dtype_ == tensorflow::DT_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64;
-    adamas_plan* plan = plans_.Take(api, rule_, dtype, k_, sizes, &error);
+    adamas_plan* plan = plans_.Take(api, step_.rule, Dtype(dtype), k, sizes, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
-    const std::vector<int64_t> steps(n_, t);
+    const std::vector<int64_t> steps(n_, numbers.t);
     const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row);
     double sum = 0.0;
     if (chunks >= 0) {
-      if (clip_ > ADAMAS_CLIP_VALUE) {
+      if (step_.clip > ADAMAS_CLIP_VALUE) {
         Run(api, pool, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles, total);
         sum = api->finish(plan, ADAMAS_PHASE_NORM);
       }
-      api->set_gradients(plan, grad_scale, clip_, bound, others.flat<double>()(0));
+      api->set_gradients(plan, numbers.grad_scale, step_.clip, numbers.bound, others.flat<double>()(0));
       Run(api, pool, plan, ADAMAS_PHASE_UPDATE, chunks, kUpdateCycles, total);
       api->finish(plan, ADAMAS_PHASE_UPDATE);
     }
@@ -214,13 +189,10 @@ class AdamasStepOp : public OpKernel {
 
  private:
   // Where slot s of variable i is in the list of variables.
-  int Slot(int s, int i) const { return n_ + (slot_variables_ == k_ ? s : s * n_ + i); }
+  int Slot(int s, int i) const { return n_ + (slot_variables_ == step_.slots ? s : s * n_ + i); }
 
-  int n_ = 0, k_ = 0, slot_variables_ = 0, param_tensors_ = 0;
-  bool unscale_ = false;
-  int32_t clip_ = ADAMAS_CLIP_NONE;
-  DataType dtype_ = tensorflow::DT_FLOAT;
-  adamas_rule rule_{};
+  Step step_;
+  int n_ = 0, slot_variables_ = 0, param_tensors_ = 0;
   Plans plans_;
 };
 
@@ -230,9 +202,8 @@ class AdamasSquaresOp : public OpKernel {
   explicit AdamasSquaresOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_)); }
 
   void Compute(OpKernelContext* ctx) override {
-    const Api* api = bound.load(std::memory_order_acquire);
-    OP_REQUIRES(ctx, api != nullptr,
-                absl::FailedPreconditionError("AdamasSquares is not bound to libadamas: import adamas.tensorflow first"));
+    const Api* api;
+    OP_REQUIRES_OK(ctx, Library(&api));
     const int n = ctx->num_inputs();
     std::vector<int64_t> sizes(n);
     std::vector<adamas_buffers> buffers(n);
@@ -249,8 +220,7 @@ class AdamasSquaresOp : public OpKernel {
     const adamas_hyper table{};
     const std::vector<int64_t> steps(n, 1);
     const char* error = "no reason given";
-    const int32_t dtype = dtype_ == tensorflow::DT_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64;
-    adamas_plan* plan = plans_.Take(api, rule, dtype, api->rule_slots(&rule), sizes, &error);
+    adamas_plan* plan = plans_.Take(api, rule, Dtype(dtype_), api->rule_slots(&rule), sizes, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const int64_t chunks = api->begin(plan, n, nullptr, buffers.data(), steps.data(), &table, nullptr);
     Run(api, ctx->device()->tensorflow_cpu_worker_threads()->workers, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles,

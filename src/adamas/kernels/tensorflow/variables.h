@@ -63,15 +63,17 @@ absl::Status Own(OpKernelContext* ctx, Pool* pool, Var* variable) {
 // Some variables, one each, locked and initialised.
 class Held {
  public:
-  Held(OpKernelContext* ctx, const std::vector<tensorflow::ResourceHandle>& handles)
+  Held(OpKernelContext* ctx, const std::vector<const tensorflow::ResourceHandle*>& handles)
       : variables_(handles.size()), status_(Find(ctx, handles)) {
     if (!status_.ok()) return;
     locks_.emplace(variables_);
     if (locks_->size() != variables_.size()) {
       status_ = absl::InvalidArgumentError("a variable was given twice in one step");
     }
-    for (const auto& variable : variables_) {
-      if (!variable->is_initialized) status_ = absl::FailedPreconditionError("a variable is not initialised");
+    for (size_t i = 0; i < variables_.size(); ++i) {
+      if (!variables_[i]->is_initialized) {
+        status_ = absl::FailedPreconditionError(absl::StrCat("variable ", i, " of the step is not initialised"));
+      }
     }
   }
   const absl::Status& status() const { return status_; }
@@ -82,9 +84,9 @@ class Held {
   }
 
  private:
-  absl::Status Find(OpKernelContext* ctx, const std::vector<tensorflow::ResourceHandle>& handles) {
+  absl::Status Find(OpKernelContext* ctx, const std::vector<const tensorflow::ResourceHandle*>& handles) {
     for (size_t i = 0; i < handles.size(); ++i) {
-      TF_RETURN_IF_ERROR(tensorflow::LookupResource(ctx, handles[i], &variables_[i]));
+      TF_RETURN_IF_ERROR(tensorflow::LookupResource(ctx, *handles[i], &variables_[i]));
     }
     return absl::OkStatus();
   }
@@ -95,11 +97,11 @@ class Held {
 };
 
 // The handles in the inputs first ... last - 1: one a tensor, or packed.
-inline std::vector<tensorflow::ResourceHandle> Handles(OpKernelContext* ctx, int first, int last) {
-  std::vector<tensorflow::ResourceHandle> found;
+inline std::vector<const tensorflow::ResourceHandle*> Handles(OpKernelContext* ctx, int first, int last) {
+  std::vector<const tensorflow::ResourceHandle*> found;
   for (int i = first; i < last; ++i) {
     const auto handles = ctx->input(i).flat<tensorflow::ResourceHandle>();
-    for (int64_t j = 0; j < handles.size(); ++j) found.push_back(handles(j));
+    for (int64_t j = 0; j < handles.size(); ++j) found.push_back(handles.data() + j);
   }
   return found;
 }

@@ -1,0 +1,68 @@
+// What the ops are told in one way: by their attributes, and by the inputs lr, iterations and numbers.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "library.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace {
+
+inline int32_t Dtype(tensorflow::DataType dtype) {
+  return dtype == tensorflow::DT_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64;
+}
+
+inline absl::Status Library(const Api** api) {
+  *api = bound.load(std::memory_order_acquire);
+  return *api ? absl::OkStatus()
+              : absl::FailedPreconditionError("the op is not bound to libadamas: import adamas.tensorflow first");
+}
+
+// The attributes of an op that steps.
+struct Step {
+  int slots = 0;
+  bool unscale = false;
+  int32_t clip = ADAMAS_CLIP_NONE;
+  tensorflow::DataType dtype = tensorflow::DT_FLOAT;
+  adamas_rule rule{};
+
+  absl::Status Read(tensorflow::OpKernelConstruction* ctx) {
+    std::vector<int32_t> switches;
+    TF_RETURN_IF_ERROR(ctx->GetAttr("k", &slots));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("T", &dtype));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("unscale", &unscale));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("clip", &clip));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("rule", &switches));
+    if (switches.size() != 4) return absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule");
+    rule = {switches[0], switches[1], switches[2], switches[3]};
+    if (slots > ADAMAS_MAX_SLOTS) return absl::InvalidArgumentError("more slots than libadamas knows");
+    return absl::OkStatus();
+  }
+};
+
+// The inputs lr, iterations and numbers, which begin at `first`.
+struct Numbers {
+  int64_t t = 0;
+  adamas_hyper hyper{};
+  double grad_scale = 1.0, bound = 0.0;
+
+  absl::Status Read(tensorflow::OpKernelContext* ctx, int first, const Step& step) {
+    const tensorflow::Tensor &lr = ctx->input(first), &iterations = ctx->input(first + 1);
+    const tensorflow::Tensor& numbers = ctx->input(first + 2);
+    if (lr.NumElements() != 1 || iterations.NumElements() != 1 || numbers.NumElements() != 7) {
+      return absl::InvalidArgumentError("lr and iterations have one element, numbers seven");
+    }
+    t = iterations.flat<int64_t>()(0) + 1;
+    if (t < 1) return absl::InvalidArgumentError("iterations must be at least 0");
+    const double rate = lr.dtype() == tensorflow::DT_FLOAT ? static_cast<double>(lr.flat<float>()(0))
+                                                           : lr.flat<double>()(0);
+    const double* x = numbers.flat<double>().data();
+    hyper = {rate, x[0], x[1], x[2], x[3], x[4]};
+    grad_scale = step.unscale ? x[5] : 1.0;
+    bound = x[6];
+    return absl::OkStatus();
+  }
+};
+
+}  // namespace
