@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import tensorflow as tf
@@ -21,7 +20,7 @@ import tensorflow as tf
 from adamas import rule as mathematics
 from adamas.kernels import cpu, xla
 from adamas.kernels.tensorflow import op
-from adamas.kernels.tensorflow.settings import Settings
+from adamas.kernels.tensorflow.settings import Row, Settings
 from adamas.kernels.tensorflow.slots import Slots
 from adamas.rule import Rule
 
@@ -153,18 +152,18 @@ class Resource:
 
     def step(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
         """One step; returns the sum of squares of `grads` where they are clipped by their global norm."""
-        beta1, beta2, eps, _, _, scale, bound = tf.unstack(numbers.row)
+        row = settings.unpack(numbers.row)
         power1, power2 = self._powers(numbers, settings)
-        new, squares = self._changed(grads, numbers, settings, scale, bound)
+        new, squares = self._changed(grads, numbers, settings, row)
         for variable, index, gradient in zip(batch.variables, batch.indices, new, strict=True):
             moments = [moment.value.handle for moment in self._slots.places([index])[0]]
             arguments = {
                 "beta1_power": tf.cast(power1, variable.dtype),
                 "beta2_power": tf.cast(power2, variable.dtype),
                 "lr": tf.cast(numbers.lr, variable.dtype),
-                "beta1": tf.cast(beta1, variable.dtype),
-                "beta2": tf.cast(beta2, variable.dtype),
-                "epsilon": tf.cast(eps, variable.dtype),
+                "beta1": tf.cast(row.beta1, variable.dtype),
+                "beta2": tf.cast(row.beta2, variable.dtype),
+                "epsilon": tf.cast(row.eps, variable.dtype),
                 "grad": gradient,
                 "use_locking": True,
             }
@@ -184,17 +183,16 @@ class Resource:
         return tf.unstack(xla.powers(numbers.row[:2], tf.cast(numbers.iterations, tf.int64) + 1))
 
     def _changed(
-        self, grads: Sequence[Any], numbers: Numbers, settings: Settings, scale: Any, bound: Any
+        self, grads: Sequence[Any], numbers: Numbers, settings: Settings, row: Row
     ) -> tuple[Sequence[Any], Any]:
         """The gradients unscaled and clipped, and their sum of squares before that if it was needed."""
         kind = None if settings.clip is None else settings.clip.kind
         if kind is None and not settings.unscales:
             return grads, None
-        scale = scale if settings.unscales else tf.ones_like(scale)
-        scales = xla.grad_scales(kind, grads, scale, bound, numbers.others)
+        scales = xla.grad_scales(kind, grads, row.grad_scale, row.bound, numbers.others)
         new = [tf.cast(one, gradient.dtype) * gradient for one, gradient in zip(scales, grads, strict=True)]
         if kind == "value":
-            limits = [tf.cast(bound, gradient.dtype) for gradient in new]
+            limits = [tf.cast(row.bound, gradient.dtype) for gradient in new]
             new = [tf.clip_by_value(gradient, -x, x) for gradient, x in zip(new, limits, strict=True)]
         return new, xla.sum_of_squares(grads) if kind == "global_norm" else None
 
@@ -224,17 +222,13 @@ class Expression:
 
     def _write(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
         t = tf.cast(numbers.iterations, tf.int64) + 1
-        beta1, beta2, eps, eps_root, weight_decay, scale, bound = tf.unstack(numbers.row)
-        if not settings.unscales:
-            scale = tf.ones_like(scale)
+        row = settings.unpack(numbers.row)
         kind = None if settings.clip is None else settings.clip.kind
-        scales = xla.grad_scales(kind, grads, scale, bound, numbers.others)
-        scalars = {}
-        for decays in sorted(set(batch.decays)):
-            hyper = SimpleNamespace(
-                beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root, weight_decay=weight_decay if decays else 0.0
-            )
-            scalars[decays] = xla.scalars(self._rule, hyper, numbers.lr, t, clip=bound)
+        scales = xla.grad_scales(kind, grads, row.grad_scale, row.bound, numbers.others)
+        scalars = {
+            decays: xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, clip=row.bound)
+            for decays in sorted(set(batch.decays))
+        }
         news = []
         for i, (variable, index, gradient) in enumerate(zip(batch.variables, batch.indices, grads, strict=True)):
             old = [self._slots.read(slot, index) for slot in range(len(self._slots.names))]

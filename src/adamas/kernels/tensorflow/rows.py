@@ -8,7 +8,6 @@ wants it: a row that comes several times is computed several times, with the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,17 +128,13 @@ class Rows:
     def _write(
         self, variable: Any, index: int, decays: bool, sums: Sums, squares: Any, numbers: Numbers, settings: Settings
     ) -> None:
-        beta1, beta2, eps, eps_root, weight_decay, scale, bound = tf.unstack(numbers.row)
-        hyper = SimpleNamespace(
-            beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root, weight_decay=weight_decay if decays else 0.0
-        )
-        if not settings.unscales:
-            scale = tf.ones_like(scale)
+        row = settings.unpack(numbers.row)
+        scale = row.grad_scale
         if settings.clip is not None:
             norm = tf.abs(scale) * tf.sqrt(squares)
-            scale *= mathematics.clip_factor(settings.clip.kind, norm, bound, where=tf.where)
+            scale *= mathematics.clip_factor(settings.clip.kind, norm, row.bound, where=tf.where)
         t = tf.cast(numbers.iterations, tf.int64) + 1
-        s = xla.scalars(self._rule, hyper, numbers.lr, t, scale, bound)
+        s = xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, scale, row.bound)
         *moments, seen = self._moments(index)
         clock = seen[-1]
         silent = _silence(clock, tf.gather(seen, sums.rows))

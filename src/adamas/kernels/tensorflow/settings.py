@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from adamas.rule import Clip, Hyper
 
 _UNCLIPPED = 2.0**1000  # the bound where nothing is clipped: functions traced with a clip divide by it, and get 1
+
+
+class Row(NamedTuple):
+    """The numbers in the order of the op, float64. With its first fields it serves as the `Hyper` of a step."""
+
+    beta1: Any
+    beta2: Any
+    eps: Any
+    eps_root: Any
+    weight_decay: Any
+    grad_scale: Any
+    bound: Any
+
+    def hyper(self, decays: bool) -> Row:
+        """The numbers of a variable to which weight decay applies, or does not."""
+        return self if decays else self._replace(weight_decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -41,12 +57,17 @@ class Settings:
         kind = None if self.clip is None else self.clip.kind
         return (kind, self.hyper.weight_decay != 0.0, self.loss_scale is not None, self.accumulates)
 
-    def row(self) -> list[float]:
-        """The numbers in the order of the op: beta1, beta2, eps, eps_root, weight_decay, grad_scale, bound."""
+    def row(self) -> Row:
+        """All numbers that may change."""
         h = self.hyper
         scale = 1.0 / self.loss_scale if self.loss_scale is not None else 1.0
         bound = _UNCLIPPED if self.clip is None else self.clip.bound
-        return [h.beta1, h.beta2, h.eps, h.eps_root, h.weight_decay, scale, bound]
+        return Row(h.beta1, h.beta2, h.eps, h.eps_root, h.weight_decay, scale, bound)
+
+    def unpack(self, row: Any) -> Row:
+        """The numbers of a step, from `Shared.read`: grad_scale is 1 unless the step itself unscales."""
+        numbers = Row(*tf.unstack(row))
+        return numbers if self.unscales else numbers._replace(grad_scale=tf.ones_like(numbers.grad_scale))
 
 
 class Shared:
@@ -58,13 +79,13 @@ class Shared:
     def __init__(self, settings: Settings, device: str | None = None) -> None:
         self._device = device  # None: where TensorFlow puts it
         with tf.init_scope(), tf.device(device):
-            self._variable = tf.Variable(settings.row(), trainable=False, dtype=tf.float64, name="adamas_numbers")
+            self._variable = tf.Variable(list(settings.row()), trainable=False, dtype=tf.float64, name="adamas_numbers")
         self.set(settings)
 
     def set(self, settings: Settings) -> None:
         """Take new numbers: for every later step, in functions traced before too."""
         with tf.init_scope(), tf.device(self._device):
-            self._constant = tf.constant(settings.row(), tf.float64)
+            self._constant = tf.constant(list(settings.row()), tf.float64)
             self._variable.assign(self._constant)
 
     def read(self) -> Any:
