@@ -86,6 +86,35 @@ def test_a_clip_that_is_set_to_none_ends(kernel: Any, clip: str, mode: str) -> N
     np.testing.assert_allclose(variables[0], variables[1], rtol=8 * EPS)
 
 
+@pytest.mark.parametrize("mode", ["function", "jit"])
+@pytest.mark.parametrize(("clip", "other"), [("clipnorm", "clipvalue"), ("clipvalue", "global_clipnorm"),
+                                             ("global_clipnorm", "clipnorm")])  # fmt: skip
+@pytest.mark.parametrize("kernel", ["native", "resource"])
+def test_a_clip_of_another_kind_needs_another_trace(kernel: Any, clip: str, other: str, mode: str) -> None:
+    """A function that was traced before never takes the new bound for its own kind of clip: it clips no more."""
+    grads = [tf.constant([3.0, -4.0])]
+    optimizers = [Adam(0.1, kernel=kernel, **bounds) for bounds in ({clip: 1e-3}, {}, {other: 1e-2})]
+    variables = [tf.Variable([1.0, 2.0]) for _ in optimizers]
+    old, plain, new = (runner(o, [v], mode) for o, v in zip(optimizers, variables, strict=True))
+
+    def same(right: Any) -> None:
+        for mine, its in zip(optimizers[0].variables[2:], right.variables[2:], strict=True):
+            np.testing.assert_allclose(mine, its, rtol=8 * EPS)
+            mine.assign(tf.zeros(2))
+
+    old(grads)
+    optimizers[0].variables[2].assign(tf.zeros(2))
+    optimizers[0].variables[3].assign(tf.zeros(2))
+    setattr(optimizers[0], clip, None)
+    setattr(optimizers[0], other, 1e-2)
+    old(grads)
+    plain(grads)
+    same(optimizers[1])
+    runner(optimizers[0], variables[:1], mode)(grads)
+    new(grads)
+    same(optimizers[2])
+
+
 @pytest.mark.parametrize("accumulation", [None, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_loss_scale_that_changes_is_taken_out_again(mode: str, accumulation: int | None) -> None:

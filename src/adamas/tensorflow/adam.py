@@ -73,8 +73,9 @@ class Adam(Adjustable, Saved):
     Attributes may be set between steps: `beta_1`, `beta_2`, `epsilon`, `weight_decay`, the bounds of the clips,
     `loss_scale_factor` and, as in Keras, `learning_rate`. Functions traced before take the new numbers without being
     traced again, where Keras' optimizers keep the old ones; a bound of None ends the clip. Fixed when a function is
-    traced are which kind of clip is on, whether the loss is scaled, whether weight decay is on where TensorFlow's
-    ResourceApplyAdam serves, and what `exclude_from_weight_decay` said. `build` adds variables later.
+    traced are which kind of clip is on (where another kind is on later, the function clips no more until it is traced
+    again), whether the loss is scaled, whether weight decay is on where TensorFlow's ResourceApplyAdam serves, and what
+    `exclude_from_weight_decay` said. `build` adds variables later.
 
     With `sparse="lazy"` a row that missed k of its variable's steps has its moments decayed first, as k steps without a
     gradient would have done, and then takes the step above, at the optimizer's present t:

@@ -37,6 +37,9 @@ struct Step {
     if (switches.size() != 4) return absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule");
     rule = {switches[0], switches[1], switches[2], switches[3]};
     if (slots > ADAMAS_MAX_SLOTS) return absl::InvalidArgumentError("more slots than libadamas knows");
+    if (clip < ADAMAS_CLIP_NONE || clip > ADAMAS_CLIP_GLOBAL_NORM) {
+      return absl::InvalidArgumentError("clip: none, by value, by norm or by global norm");
+    }
     return absl::OkStatus();
   }
 };
@@ -50,8 +53,8 @@ struct Numbers {
   absl::Status Read(tensorflow::OpKernelContext* ctx, int first, const Step& step) {
     const tensorflow::Tensor &lr = ctx->input(first), &iterations = ctx->input(first + 1);
     const tensorflow::Tensor& numbers = ctx->input(first + 2);
-    if (lr.NumElements() != 1 || iterations.NumElements() != 1 || numbers.NumElements() != 7) {
-      return absl::InvalidArgumentError("lr and iterations have one element, numbers seven");
+    if (lr.NumElements() != 1 || iterations.NumElements() != 1 || numbers.NumElements() != 9) {
+      return absl::InvalidArgumentError("lr and iterations have one element, numbers nine");
     }
     t = iterations.flat<int64_t>()(0) + 1;
     if (t < 1) return absl::InvalidArgumentError("iterations must be at least 0");
@@ -60,7 +63,7 @@ struct Numbers {
     const double* x = numbers.flat<double>().data();
     hyper = {rate, x[0], x[1], x[2], x[3], x[4]};
     grad_scale = step.unscale ? x[5] : 1.0;
-    bound = x[6];
+    bound = step.clip == ADAMAS_CLIP_NONE ? 0.0 : x[5 + step.clip];  // of this kind of clip
     return absl::OkStatus();
   }
 };

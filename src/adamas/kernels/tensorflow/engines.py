@@ -189,10 +189,10 @@ class Resource:
         kind = None if settings.clip is None else settings.clip.kind
         if kind is None and not settings.unscales:
             return grads, None
-        scales = xla.grad_scales(kind, grads, row.grad_scale, row.bound, numbers.others)
+        scales = xla.grad_scales(kind, grads, row.grad_scale, row.bound(kind), numbers.others)
         new = [tf.cast(one, gradient.dtype) * gradient for one, gradient in zip(scales, grads, strict=True)]
         if kind == "value":
-            limits = [tf.cast(row.bound, gradient.dtype) for gradient in new]
+            limits = [tf.cast(row.value, gradient.dtype) for gradient in new]
             new = [tf.clip_by_value(gradient, -x, x) for gradient, x in zip(new, limits, strict=True)]
         return new, xla.sum_of_squares(grads) if kind == "global_norm" else None
 
@@ -224,9 +224,9 @@ class Expression:
         t = tf.cast(numbers.iterations, tf.int64) + 1
         row = settings.unpack(numbers.row)
         kind = None if settings.clip is None else settings.clip.kind
-        scales = xla.grad_scales(kind, grads, row.grad_scale, row.bound, numbers.others)
+        scales = xla.grad_scales(kind, grads, row.grad_scale, row.bound(kind), numbers.others)
         scalars = {
-            decays: xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, clip=row.bound)
+            decays: xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, clip=row.value)
             for decays in sorted(set(batch.decays))
         }
         news = []

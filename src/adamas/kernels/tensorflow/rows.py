@@ -129,19 +129,18 @@ class Rows:
         self, variable: Any, index: int, decays: bool, sums: Sums, squares: Any, numbers: Numbers, settings: Settings
     ) -> None:
         row = settings.unpack(numbers.row)
-        scale = row.grad_scale
-        if settings.clip is not None:
+        scale, kind = row.grad_scale, None if settings.clip is None else settings.clip.kind
+        if kind is not None:
             norm = tf.abs(scale) * tf.sqrt(squares)
-            scale *= mathematics.clip_factor(settings.clip.kind, norm, row.bound, where=tf.where)
+            scale *= mathematics.clip_factor(kind, norm, row.bound(kind), where=tf.where)
         t = tf.cast(numbers.iterations, tf.int64) + 1
-        s = xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, scale, row.bound)
+        s = xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, scale, row.value)
         *moments, seen = self._moments(index)
         clock = seen[-1]
         silent = _silence(clock, tf.gather(seen, sums.rows))
         old = [tf.gather(moment, sums.rows) for moment in moments]
         old[:2] = _decayed(old[:2], silent, numbers.row)
-        by_value = settings.clip is not None and settings.clip.kind == "value"
-        p, new = xla.update(s, tf.gather(variable, sums.rows), sums.values, old, clipped=by_value)
+        p, new = xla.update(s, tf.gather(variable, sums.rows), sums.values, old, clipped=kind == "value")
         with tf.control_dependencies([p, *new, silent]):  # a read must not see what is written below
             for target, values in zip((variable, *moments), (p, *new), strict=True):
                 target.scatter_update(tf.IndexedSlices(values, sums.rows))

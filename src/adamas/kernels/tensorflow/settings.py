@@ -7,13 +7,17 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from adamas.rule import Clip, Hyper
+from adamas.rule import Clip, Clipping, Hyper
 
-_UNCLIPPED = 2.0**1000  # the bound where nothing is clipped: functions traced with a clip divide by it, and get 1
+_UNCLIPPED = 2.0**1000  # the bound of a clip that is off: functions traced with it divide by the bound, and get 1
 
 
 class Row(NamedTuple):
-    """The numbers in the order of the op, float64. With its first fields it serves as the `Hyper` of a step."""
+    """The numbers in the order of the op, float64. With its first fields it serves as the `Hyper` of a step.
+
+    There is a bound for each kind of clip: a function that was traced with one kind reads that one's own, and clips no
+    more where another kind is on now.
+    """
 
     beta1: Any
     beta2: Any
@@ -21,7 +25,13 @@ class Row(NamedTuple):
     eps_root: Any
     weight_decay: Any
     grad_scale: Any
-    bound: Any
+    value: Any
+    norm: Any
+    global_norm: Any
+
+    def bound(self, kind: Clipping | None) -> Any:
+        """Of one kind of clip; where there is none, it is not read."""
+        return self.value if kind is None else getattr(self, kind)
 
     def hyper(self, decays: bool) -> Row:
         """The numbers of a variable to which weight decay applies, or does not."""
@@ -61,8 +71,10 @@ class Settings:
         """All numbers that may change."""
         h = self.hyper
         scale = 1.0 / self.loss_scale if self.loss_scale is not None else 1.0
-        bound = _UNCLIPPED if self.clip is None else self.clip.bound
-        return Row(h.beta1, h.beta2, h.eps, h.eps_root, h.weight_decay, scale, bound)
+        bounds = dict.fromkeys(("value", "norm", "global_norm"), _UNCLIPPED)
+        if self.clip is not None:
+            bounds[self.clip.kind] = self.clip.bound
+        return Row(h.beta1, h.beta2, h.eps, h.eps_root, h.weight_decay, scale, **bounds)
 
     def unpack(self, row: Any) -> Row:
         """The numbers of a step, from `Shared.read`: grad_scale is 1 unless the step itself unscales."""

@@ -249,7 +249,7 @@ REGISTER_OP("AdamasStep")
     .Input("grads: grad_types")
     .Input("lr: L")
     .Input("iterations: int64")
-    .Input("numbers: float64")  // beta1, beta2, eps, eps_root, weight_decay, grad_scale, bound of the clip
+    .Input("numbers: float64")  // beta1, beta2, eps, eps_root, weight_decay, grad_scale, the bound of each kind of clip
     .Input("rows: int32")       // a tensor: 0 decays, 1 does not
     .Input("offsets: int64")    // a tensor: where its moments begin in its slot variables
     .Input("others: float64")   // sum of squares of gradients that a global norm counts and other calls step
