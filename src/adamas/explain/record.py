@@ -11,6 +11,14 @@ from typing import Any, Literal
 Mode = Literal["eager", "graph", "xla"]
 
 
+def name_of(kind: type) -> str:
+    """An optimizer's class as its users write it."""
+    for module, public in (("keras.", "keras.optimizers"), ("torch.optim", "torch.optim")):
+        if kind.__module__.startswith(module):
+            return f"{public}.{kind.__name__}"
+    return kind.__qualname__
+
+
 @dataclass
 class Span:
     """Calls of one kind: their number, seconds, and the first one apart, which compiles or allocates."""

@@ -8,7 +8,8 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
@@ -92,30 +93,14 @@ def _torch(record: Record) -> None:
 def _measure(record: Record, seconds: float, problems: list[str]) -> list[Comparison]:
     """Every loop, by the framework that it is in. TensorFlow or torch is loaded only where the script has loaded it."""
     found: list[Comparison] = []
-    kinds: dict[str, Callable[[], Callable[[Record, float], list[Comparison]]]] = {
-        "keras": _measure_keras,
-        "torch": _measure_torch,
-    }
-    for framework, measure in kinds.items():
+    for framework in ("keras", "torch"):
         fits = framework == "keras" and record.fits
         if fits or any(used.framework == framework for used in record.used):
             try:
-                found += measure()(record, seconds)
+                found += import_module(f"adamas.explain.measure.{framework}").measure(record, seconds)
             except Exception as error:  # the script has run and its exit status stands, whatever happens here
                 problems.append(f"the loops with {framework} were not measured: {type(error).__name__}: {error}")
     return found
-
-
-def _measure_keras() -> Callable[[Record, float], list[Comparison]]:
-    from adamas.explain.measure.keras import measure
-
-    return measure
-
-
-def _measure_torch() -> Callable[[Record, float], list[Comparison]]:
-    from adamas.explain.measure.torch import measure
-
-    return measure
 
 
 def _run(script: str, source: bytes, arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from adamas.errors import AdamasError
 from adamas.explain.measure import AFTER, BEFORE, FIT, Comparison, median_difference, medians, room_for, turns
-from adamas.explain.record import Fits, Record, Used
+from adamas.explain.record import Fits, Record, Used, name_of
 
 _EPOCH = 1.0  # seconds: of a longer epoch of the script's, as many batches are measured as last so long
 _MORE = {BEFORE: 2, AFTER: 2, FIT: 20}  # epochs that a fit has more than another, to tell an epoch from the start
@@ -65,7 +65,7 @@ def _take_apart(record: Record, fit: Fits, found: Comparison, seconds: float) ->
             if substituted:
                 record.substituting = True
                 optimizers[AFTER] = keras.optimizers.deserialize(config)
-            found.names = {column: _name(optimizer) for column, optimizer in optimizers.items()}
+            found.names = {column: name_of(optimizer.__class__) for column, optimizer in optimizers.items()}
             if substituted:
                 found.names[AFTER] = fit.used.by if fit.used else ""
             _compiled_steps(model, optimizers, data, found, seconds / 3)
@@ -306,11 +306,6 @@ def _steps(optimizer: Any, shapes: Sequence[Any], mode: str) -> tuple[Callable[[
             optimizer.apply(grads, variables)
 
     return lambda: loop(tf.constant(count)), count
-
-
-def _name(optimizer: Any) -> str:
-    kind = optimizer.__class__
-    return f"keras.optimizers.{kind.__name__}" if kind.__module__.startswith("keras.") else str(kind.__qualname__)
 
 
 def _line(error: object) -> str:

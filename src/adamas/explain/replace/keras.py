@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import adamas.tensorflow
 from adamas.errors import AdamasError
-from adamas.explain.record import Fits, Functions, Record, Used
+from adamas.explain.record import Fits, Functions, Record, Used, name_of
 from adamas.kernels.tensorflow import op
 from adamas.kernels.tensorflow.engines import in_xla
 
@@ -48,7 +48,7 @@ def _new(stock: type, ours: type[adamas.tensorflow.Adam], record: Record) -> Any
             try:
                 return stand_in(*args, **kwargs)
             except (AdamasError, TypeError, ValueError) as error:
-                record.leave(_name(stock), str(error))  # Keras' own raises what its users know, or serves
+                record.leave(name_of(stock), str(error))  # Keras' own raises what its users know, or serves
         return object.__new__(cls) if made is object.__new__ else made(cls)
 
     return staticmethod(new)
@@ -60,7 +60,7 @@ def _stand_in(stock: type, ours: Any, record: Record) -> type:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             ours.__init__(self, *args, **kwargs)
-            self._used = Used(_name(stock), "keras")
+            self._used = Used(name_of(stock), "keras")
             if record.recording:
                 record.used.append(self._used)
 
@@ -125,9 +125,9 @@ def _watch_others(record: Record) -> None:
         for base in _OURS:
             if issubclass(kind, base):
                 if kind is not base:
-                    record.leave(_name(kind), f"a subclass of {_name(base)}, which may step in its own way")
+                    record.leave(name_of(kind), f"a subclass of {name_of(base)}, which may step in its own way")
                 return
-        record.leave(_name(kind), "not Adam")
+        record.leave(name_of(kind), "not Adam")
 
     keras.optimizers.Optimizer.__init__ = made
 
@@ -216,7 +216,3 @@ def _count_of(model: Any) -> int:
 
 def _count(iterations: Any) -> int:
     return int(iterations.numpy() if hasattr(iterations, "numpy") else iterations)
-
-
-def _name(kind: type) -> str:
-    return f"keras.optimizers.{kind.__name__}" if kind.__module__.startswith("keras.") else str(kind.__qualname__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adamas.errors import AdamasError
-from adamas.explain.record import Record, Used
+from adamas.explain.record import Record, Used, name_of
 from adamas.kernels import choose
 from adamas.torch import Stepper
 
@@ -34,7 +34,7 @@ def install(record: Record) -> None:
         if record.recording and kind in _KINDS:
             _meet(self, record)
         elif record.recording:
-            record.leave(_name(kind), _why_left(kind))
+            record.leave(name_of(kind), _why_left(kind))
 
     torch.optim.Optimizer.__init__ = made  # type: ignore[method-assign]
 
@@ -73,7 +73,7 @@ def _step(record: Record, own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _meet(optimizer: Any, record: Record) -> tuple[Stepper, Used]:
-    known = (Stepper(), Used(_name(type(optimizer)), "torch"))
+    known = (Stepper(), Used(name_of(type(optimizer)), "torch"))
     record.used.append(known[1])
     optimizer._adamas = known
     return known
@@ -93,9 +93,5 @@ def _describe(optimizer: Any) -> list[tuple[dict[str, Any], list[tuple[tuple[int
 def _why_left(kind: type) -> str:
     for base in _KINDS:
         if issubclass(kind, base):
-            return f"a subclass of {_name(base)}, which may step in its own way"
+            return f"a subclass of {name_of(base)}, which may step in its own way"
     return "not Adam"
-
-
-def _name(kind: type) -> str:
-    return f"torch.optim.{kind.__name__}" if kind.__module__.startswith("torch.optim") else kind.__qualname__
