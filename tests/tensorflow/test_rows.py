@@ -1,154 +1,33 @@
-"""Sparse gradients, lazily: eagerly, in graphs, in XLA, in Keras models, and through files."""
+"""Sparse gradients, lazily: steps eagerly, in graphs, in XLA, in Keras models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import DISCRIMINATING, same_bits
+from lazy import (
+    SETTINGS,
+    STEPS,
+    Gradient,
+    Lazy,
+    clocks,
+    data,
+    matches,
+    model,
+    moments,
+    problem,
+    runner,
+    tensor,
+    tensors,
+    with_int64,
+)
+from reference import same_bits
 
-from adamas.errors import ArgumentError, ArrayError, StateError
-from adamas.kernels import reference, rows
 from adamas.kernels.tensorflow import stepper
-from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, scalars, update
 from adamas.tensorflow import Adam, AdamW
-
-SHAPES: list[tuple[int, ...]] = [(40, 3), (7,), (9, 2, 5), (4, 4), ()]
-# Which gradients of a step are sparse (s), dense (d) or missing (-): tables, one that is also used whole, dense ones.
-STEPS = ["sssdd", "ssdd-", "s-sdd", "dssdd", "sssd-", "sdsdd", "ss-dd", "sssdd"]
-SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "discriminating": DISCRIMINATING,
-    "clipnorm": {"clipnorm": 0.5, "learning_rate": 0.1},
-    "clipvalue": {"clipvalue": 0.05, "learning_rate": 0.1, "loss_scale_factor": 8.0},
-    "global_clipnorm": {"global_clipnorm": 0.7, "learning_rate": 0.1, "loss_scale_factor": 0.5},
-}
-CLIPS = {"clipnorm": "norm", "clipvalue": "value", "global_clipnorm": "global_norm"}
-
-Gradient = np.ndarray | tuple[np.ndarray, np.ndarray] | None
-
-
-class Lazy:
-    """What an optimizer must give: adamas.kernels.rows for sparse gradients, adamas.rule for dense ones."""
-
-    def __init__(self, params: Sequence[np.ndarray], learning_rate: float = 1e-3, **settings: Any) -> None:
-        get = settings.get
-        self.rule = Rule("keras", amsgrad="raw" if get("amsgrad") else "off")
-        self.hyper = Hyper(
-            float(np.float32(learning_rate)),
-            get("beta_1", 0.9),
-            get("beta_2", 0.999),
-            get("epsilon", 1e-7),
-            0.0,
-            get("weight_decay", 0.0),
-        )
-        self.clip = next((Clip(kind, settings[name]) for name, kind in CLIPS.items() if name in settings), None)
-        self.scale = 1.0 / get("loss_scale_factor", 1.0)
-        self.params = [np.array(p) for p in params]
-        self.slots = [[np.zeros_like(p) for _ in self.rule.slots] for p in params]
-        self.seen = [np.zeros(len(p) + 1 if p.ndim else 1, np.int32) for p in params]
-        self.t = 0
-
-    def step(self, grads: Sequence[Gradient]) -> None:
-        self.t += 1
-        sums = [rows.add_up(*g, len(p)) if isinstance(g, tuple) else g for g, p in zip(grads, self.params, strict=True)]
-        squares = [0.0] * len(sums)
-        for i, (g, p) in enumerate(zip(sums, self.params, strict=True)):
-            whole = np.zeros_like(p)
-            if isinstance(g, tuple):
-                whole[g[0]] = g[1]
-            with reference.ieee():
-                squares[i] = reference.sum_of_squares([whole if isinstance(g, tuple) else g])
-        # The sum over tensors: the tables' first, as the op is told of them; equal to any other order but for one bit.
-        together = sum(s for s, g in zip(squares, sums, strict=True) if isinstance(g, tuple)) + sum(
-            s for s, g in zip(squares, sums, strict=True) if not isinstance(g, tuple)
-        )
-        for i, g in enumerate(sums):
-            if g is None:
-                continue
-            total = together if self.clip is not None and self.clip.kind == "global_norm" else squares[i]
-            place = (self.params[i], self.slots[i], self.seen[i])
-            if isinstance(g, tuple):
-                rows.step(self.rule, self.hyper, self.t, *place, *g, self.scale, self.clip, total)
-                continue
-            if self.params[i].ndim:
-                rows.settle(self.hyper, self.slots[i], self.seen[i])
-            factor = self.scale
-            if self.clip is not None:
-                factor *= clip_factor(self.clip.kind, abs(self.scale) * np.sqrt(total), self.clip.bound)
-            by_value = self.clip is not None and self.clip.kind == "value"
-            s = scalars(self.rule, self.hyper, self.t, factor, self.clip.bound if by_value else np.inf)
-            dtype = self.params[i].dtype.type
-            self.params[i], new = update(
-                self.params[i],
-                g,
-                self.slots[i],
-                Scalars(*map(dtype, s)),
-                coupled=False,
-                clipped=by_value,
-                tiny=np.finfo(dtype).tiny,
-            )
-            self.slots[i] = list(new)
-
-
-def problem(rng: np.random.Generator, dtype: str) -> tuple[list[np.ndarray], list[list[Gradient]]]:
-    """Parameters, and the gradients of all STEPS: rows twice and more, from 1e-6 to 10 in size."""
-    params = [np.asarray(rng.normal(size=shape), dtype) for shape in SHAPES]
-
-    def gradient(kind: str, shape: tuple[int, ...]) -> Gradient:
-        size = 10 ** rng.uniform(-6, 1)
-        if kind == "s":
-            indices = rng.integers(0, shape[0], 6).astype(rng.choice(["int32", "int64"]))
-            indices[rng.integers(0, 6, 3)] = indices[0]
-            return indices, np.asarray(rng.normal(size=(6, *shape[1:])) * size, dtype)
-        return np.asarray(rng.normal(size=shape) * size, dtype) if kind == "d" else None
-
-    return params, [[gradient(kind, shape) for kind, shape in zip(step, SHAPES, strict=True)] for step in STEPS]
-
-
-def tensor(gradient: Gradient, shape: tuple[int, ...]) -> Any:
-    if isinstance(gradient, tuple):
-        return tf.IndexedSlices(tf.constant(gradient[1]), tf.constant(gradient[0]), tf.constant(shape))
-    return None if gradient is None else tf.constant(gradient)
-
-
-def tensors(grads: Sequence[Gradient]) -> list[Any]:
-    return [tensor(g, shape) for g, shape in zip(grads, SHAPES, strict=True)]
-
-
-def moments(optimizer: Adam, i: int) -> list[np.ndarray]:
-    """Of parameter i, as they are between two steps."""
-    slots = optimizer._ready().slots
-    return [np.array(slots.read(slot, i)) for slot in range(len(slots.names))]
-
-
-def clocks(optimizer: Adam) -> list[np.ndarray]:
-    return [seen.numpy() for seen in optimizer._ready().clocks()]
-
-
-def matches(optimizer: Adam, variables: list[tf.Variable], right: Lazy) -> None:
-    assert int(optimizer.iterations) == right.t
-    for i, variable in enumerate(variables):
-        assert same_bits(variable.numpy(), right.params[i]), variable.shape
-        for slot, array in zip(moments(optimizer, i), right.slots[i], strict=True):
-            assert same_bits(slot, array), variable.shape
-    for mine, its in zip(clocks(optimizer), right.seen, strict=False):
-        assert np.array_equal(mine, its)
-
-
-def with_int64(grads: Sequence[Gradient]) -> list[Gradient]:
-    """The same with int64 indices."""
-    return [(g[0].astype(np.int64), g[1]) if isinstance(g, tuple) else g for g in grads]
-
-
-def runner(mode: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Each kind of step is traced once for each of its shapes."""
-    return run if mode == "eager" else tf.function(run, jit_compile=mode == "xla", reduce_retracing=False)
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
@@ -295,26 +174,6 @@ def test_variables_added_later(rng: np.random.Generator) -> None:
     assert [tuple(v.shape) for v in optimizer.variables[2:]] == [(6, 2), (6, 2), (5, 3), (5, 3), (7,), (6,)]
 
 
-def model(**settings: Any) -> keras.Model:
-    keras.utils.set_random_seed(3)
-    made = keras.Sequential(
-        [
-            keras.Input((4,), dtype="int32"),
-            keras.layers.Embedding(500, 6),
-            keras.layers.Flatten(),
-            keras.layers.Dense(1),
-        ]
-    )
-    made.compile(Adam(0.05, sparse="lazy", **settings), "mse")
-    return made
-
-
-def data(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows 400 and above never occur."""
-    x = rng.integers(0, 400, (96, 4)).astype(np.int32)
-    return x, np.asarray(x[:, :1] % 2, np.float32)
-
-
 def test_a_keras_model(rng: np.random.Generator) -> None:
     """Keras' fit, the loop of adamas.train.fit, and a loop by hand over the same batches give the same bits."""
     from adamas.train import fit
@@ -409,169 +268,6 @@ def test_a_table_that_somebody_holds_is_copied(rng: np.random.Generator) -> None
     optimizer.apply([tf.IndexedSlices(tf.ones((1, 4)), [5], (100, 4))], [variable])
     assert (held.numpy() == 1).all()
     assert variable.numpy()[5, 0] < 1
-
-
-def test_checkpoint_goes_on_exactly(rng: np.random.Generator, tmp_path: Path) -> None:
-    start, steps = problem(rng, "float32")
-    start, steps = start[:3], [step[:3] for step in steps if all(g is not None for g in step[:3])]
-    variables = [tf.Variable(p) for p in start]
-    optimizer, right = Adam(**DISCRIMINATING, sparse="lazy"), Lazy(start, **DISCRIMINATING)
-    for grads in steps[:4]:
-        optimizer.apply(tensors([*grads, None, None])[:3], variables)
-        right.step(grads)
-    path = tf.train.Checkpoint(optimizer=optimizer, variables=variables).write(str(tmp_path / "state"))
-    other = [tf.Variable(p) for p in start]
-    again = Adam(**DISCRIMINATING, sparse="lazy")
-    again.build(other)
-    tf.train.Checkpoint(optimizer=again, variables=other).read(path).assert_consumed()
-    for grads in steps[4:]:
-        again.apply(tensors([*grads, None, None])[:3], other)
-        right.step(grads)
-    matches(again, other, right)
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras, saving an Embedding
-def test_keras_files_go_on_exactly(rng: np.random.Generator, tmp_path: Path) -> None:
-    from adamas.keras import load_model
-
-    x, y = data(rng)
-    whole, half = model(), model()
-    whole.fit(x, y, batch_size=32, epochs=4, shuffle=False, verbose=0)
-    half.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
-    half.save(tmp_path / "half.keras")
-    loaded = load_model(tmp_path / "half.keras")
-    assert loaded.optimizer.get_config()["sparse"] == "lazy"
-    loaded.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
-    for one, other in zip(whole.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation")
-def test_stock_keras_goes_on(rng: np.random.Generator, tmp_path: Path) -> None:
-    """From a file and in memory, with the moments that a dense optimizer would hold."""
-    import adamas.keras
-
-    x, y = data(rng)
-    trained = model(weight_decay=0.01)
-    trained.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
-    stepper_ = trained.optimizer._ready()
-    raw = moments(trained.optimizer, 0)
-    settled, clock = [m.copy() for m in raw], clocks(trained.optimizer)[0]
-    rows.settle(trained.optimizer._numbers(), settled, clock)
-    assert not same_bits(settled[0], raw[0])
-    adamas.keras.save_model(trained, tmp_path / "stock.keras")
-    loaded = keras.models.load_model(tmp_path / "stock.keras")
-    for stock in (loaded.optimizer, trained.optimizer.to_keras()):
-        assert type(stock) is keras.optimizers.Adam
-        assert int(stock.iterations) == 6
-        assert len(stock.variables) == 2 + 2 * len(stepper_.variables)
-        for mine, right in zip(stock.variables[2:4], settled, strict=True):
-            assert same_bits(mine.numpy(), right)
-    assert same_bits(moments(trained.optimizer, 0)[0], raw[0])
-    loaded.fit(x, y, batch_size=32, verbose=0)
-
-
-def test_settled_moments_for_others(rng: np.random.Generator) -> None:
-    """portable_state and stock Keras get what a dense optimizer would hold, and the optimizer itself is unchanged."""
-    start, steps = problem(rng, "float32")
-    start = start[:1]
-    variable = tf.Variable(start[0])
-    optimizer, right = Adam(0.1, amsgrad=True, sparse="lazy"), Lazy(start, 0.1, amsgrad=True)
-    for grads in steps[:3]:
-        optimizer.apply([tensor(grads[0], SHAPES[0])], [variable])
-        right.step(grads[:1])
-    state = optimizer.portable_state()
-    matches(optimizer, [variable], right)
-    assert (right.seen[0][:-1] != right.seen[0][-1]).any()
-    rows.settle(right.hyper, right.slots[0], right.seen[0])
-    (name,) = state.names
-    for slot, array in zip(state.slots[name].values(), right.slots[0], strict=True):
-        assert same_bits(slot, array)
-    optimizer.load_portable_state(state)
-    matches(optimizer, [variable], right)
-    optimizer.apply([tensor(steps[4][0], SHAPES[0])], [variable])
-    right.step(steps[4][:1])
-    matches(optimizer, [variable], right)
-
-
-def test_a_state_without_clocks(rng: np.random.Generator) -> None:
-    """Of sparse="dense", or of Keras' own optimizer: every row is up to date. The other way round it is refused."""
-    variable = tf.Variable(tf.ones((4, 2)))
-    dense, lazy = Adam(0.1), Adam(0.1, sparse="lazy")
-    grad = tf.IndexedSlices(tf.ones((1, 2)), [1], (4, 2))
-    for optimizer in (dense, lazy):
-        optimizer.apply([grad], [variable])
-        optimizer.apply([grad], [variable])
-    saved: dict[str, Any] = {}
-    lazy.save_own_variables(saved)
-    with pytest.raises(StateError, match="sparse"):
-        dense.load_own_variables(saved)
-    saved = {}
-    dense.save_own_variables(saved)
-    lazy.load_own_variables(saved)
-    assert not clocks(lazy)[0].any()
-    assert all(same_bits(a, b) for a, b in zip(moments(dense, 0), moments(lazy, 0), strict=True))
-
-
-def _wrong() -> list[tuple[str, type[Exception], str, Any, str]]:
-    ones = np.ones((2, 3), np.float32)
-    return [
-        ("too large", ArrayError, "index 5 at position 1 .* 0 to 4", (np.array([0, 5]), ones), "native"),
-        ("negative", ArrayError, "index -1 at position 0", (np.array([-1, 0], np.int32), ones), "native"),
-        ("too large, expression", ArrayError, "0 to 4", (np.array([0, 5]), ones), "xla"),
-        ("row shape", ArrayError, "rows of the shape", (np.array([0, 1]), np.ones((2, 4), np.float32)), "native"),
-        ("count", ArrayError, "rows of the shape", (np.array([0, 1, 2]), ones), "native"),
-        ("integers", ArrayError, "int32", (np.array([0, 1]), np.ones((2, 3), np.int32)), "native"),
-    ]
-
-
-@pytest.mark.parametrize(("error", "match", "grad", "kernel"), [c[1:] for c in _wrong()], ids=[c[0] for c in _wrong()])
-def test_wrong_rows_change_nothing(error: Any, match: str, grad: Any, kernel: Any) -> None:
-    """Eagerly; and in a graph, which sees indices only when it runs."""
-    variables = [tf.Variable(tf.ones(3)), tf.Variable(tf.ones((5, 3)))]
-    optimizer = Adam(0.1, sparse="lazy", kernel=kernel)
-    good = tf.IndexedSlices(tf.ones((1, 3)), [2], (5, 3))
-    optimizer.apply([tf.ones(3), good], variables)
-    before = [v.numpy() for v in (*variables, *optimizer.variables)]
-
-    def step() -> None:
-        optimizer.apply([tf.ones(3), tf.IndexedSlices(tf.constant(grad[1]), tf.constant(grad[0]), (5, 3))], variables)
-
-    with pytest.raises(error, match=match):
-        step()
-    if "0 to 4" in match:
-        with pytest.raises(tf.errors.InvalidArgumentError, match="0 to 4"):
-            tf.function(step)()
-    for now, then in zip((*variables, *optimizer.variables), before, strict=True):
-        assert np.array_equal(now.numpy(), then)
-
-
-def test_a_variable_given_twice() -> None:
-    variable = tf.Variable(tf.ones((5, 3)))
-    grad = tf.IndexedSlices(tf.ones((1, 3)), [2], (5, 3))
-    with pytest.raises(ArgumentError, match="twice"):
-        Adam(sparse="lazy").apply([grad, tf.ones((5, 3))], [variable, variable])
-
-
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        ({"sparse": "rows"}, "'dense' or 'lazy'"),
-        ({"sparse": True}, "'dense' or 'lazy'"),
-        ({"sparse": "lazy", "use_ema": True}, "use_ema"),
-        ({"sparse": "lazy", "gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
-    ],
-)
-def test_settings_that_are_refused(settings: Any, match: str) -> None:
-    for kind in (Adam, AdamW):
-        with pytest.raises(ArgumentError, match=match):
-            kind(**settings)
-
-
-def test_configuration() -> None:
-    for kind in (Adam, AdamW):
-        assert "sparse" not in kind().get_config()
-        assert kind.from_config(kind(sparse="lazy").get_config()).get_config()["sparse"] == "lazy"
 
 
 def test_without_the_op(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
