@@ -66,7 +66,7 @@ _HOMES = {
     "set_threads": "adamas.kernels.cpu",
 }
 # `adamas.numpy` works after `import adamas` alone, as `adamas.keras` does where Keras is installed.
-_MODULES = "compare errors formats gradients kernels keras numpy rule state tensorflow torch train".split()
+_MODULES = "compare errors formats gradients groups kernels keras numpy rule state tensorflow torch train".split()
 
 
 def __getattr__(name: str) -> Any:

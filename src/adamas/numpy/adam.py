@@ -1,0 +1,147 @@
+"""Adam and AdamW for NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from adamas.errors import ArgumentError
+from adamas.groups import Group, check_betas
+from adamas.numpy.optimizer import Optimizer
+from adamas.numpy.parameters import Arrays
+from adamas.rule import PRESETS, Hyper, Rule
+
+Peer = Literal["torch", "keras", "optax"]
+
+
+class Adam(Optimizer):
+    r"""Adam (Kingma & Ba 2015) for NumPy arrays, as `torch.optim.Adam` defines it.
+
+    For step t = 1, 2, ... of each parameter p with gradient g:
+
+        g <- g + weight_decay p                 (coupled decay; with maximize, g <- -g before it)
+        m <- m + (1 - beta1) (g   - m)
+        v <- v + (1 - beta2) (g^2 - v)
+        p <- p - lr / (1 - beta1^t) m / (sqrt(w / (1 - beta2^t)) + eps)
+
+    where w is v, or with amsgrad the largest v so far. m and v start at 0. Parameters of float32 are computed in
+    float32 and those of float64 in float64; scalars such as beta1^t in float64.
+
+    Args:
+        params: a list, tuple or dict of float32 or float64 arrays of any shape, C-contiguous, writable, not
+            overlapping. `step` changes them in place. The two dtypes may be mixed.
+        lr: learning rate, at least 0. Also settable later: `optimizer.lr = 1e-4`.
+        betas: decay rates (beta1, beta2) of the two moments, each in [0, 1).
+        eps: added to the root, at least 0. None: the default of `like` (torch and optax 1e-8, keras 1e-7).
+        weight_decay: at least 0. None: the default of `like` (0).
+        amsgrad: use the largest second moment so far (Reddi et al. 2018).
+        maximize: go up the gradient instead of down.
+        like: whose formula: "torch"; "keras", where eps is added to the uncorrected root and decay is decoupled; or
+            "optax", where amsgrad takes the largest corrected moment and Adam has no decay.
+        eps_root: added inside the root, at least 0. With `like="optax"` only; the others have none.
+        groups: `Group`s with numbers of their own; a tensor belongs to the first that matches its name and shape.
+        no_decay: no weight decay for biases and the weights of normalisations: for the tensors that
+            `adamas.groups.no_decay` matches (which says exactly which), but those of a group with a weight_decay of
+            its own.
+
+    Raises:
+        ArgumentError: a setting is outside its range, or a group has no tensor.
+        ArrayError: an array cannot take part; names it.
+
+    Differs from `torch.optim.Adam`: gradients are passed to `step`; moments of float32 parameters agree with torch's to
+    rounding, not to the bit, and moments below the smallest normal number are stored as 0. Groups are found by name and
+    shape instead of being given as lists of tensors.
+
+    Example:
+        >>> import numpy as np
+        >>> from adamas.numpy import Adam
+        >>> p = np.array([1.0, -2.0])
+        >>> optimizer = Adam([p], lr=0.1)
+        >>> for _ in range(200):
+        ...     optimizer.step([2 * p])             # the gradient of sum(p^2)
+        >>> bool(abs(p).max() < 0.01)
+        True
+    """
+
+    _peers: ClassVar[Mapping[str, str]] = {"torch": "torch.Adam", "keras": "keras.Adam", "optax": "optax.adam"}
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float | None = None,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        like: Peer = "torch",
+        eps_root: float = 0.0,
+        groups: Sequence[Group] = (),
+        no_decay: bool = False,
+    ) -> None:
+        rule, hyper = _settings(self._peers, lr, betas, eps, weight_decay, amsgrad, maximize, like, eps_root)
+        super().__init__(params, rule, hyper, groups=groups, no_decay=no_decay)
+
+
+class AdamW(Adam):
+    r"""AdamW (Loshchilov & Hutter 2019) for NumPy arrays, as `torch.optim.AdamW` defines it: Adam with decoupled decay.
+
+    The same as `Adam`, but weight decay does not enter the moments:
+
+        m <- m + (1 - beta1) (g   - m)          (with maximize, g <- -g before)
+        v <- v + (1 - beta2) (g^2 - v)
+        p <- (1 - lr weight_decay) p - lr / (1 - beta1^t) m / (sqrt(w / (1 - beta2^t)) + eps)
+
+    Args:
+        weight_decay: at least 0. None: the default of `like` (torch 1e-2, keras 4e-3, optax 1e-4).
+
+    Every other argument, what changes in place and what is raised: see `Adam`.
+
+    Example:
+        >>> import numpy as np
+        >>> from adamas.numpy import AdamW
+        >>> w = np.ones(3, np.float32)
+        >>> optimizer = AdamW({"w": w}, lr=0.1, weight_decay=0.5)
+        >>> optimizer.step({"w": np.zeros(3, np.float32)})
+        >>> w
+        array([0.95, 0.95, 0.95], dtype=float32)
+    """
+
+    _peers: ClassVar[Mapping[str, str]] = {"torch": "torch.AdamW", "keras": "keras.AdamW", "optax": "optax.adamw"}
+
+
+def _settings(
+    peers: Mapping[str, str],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float | None,
+    weight_decay: float | None,
+    amsgrad: bool,
+    maximize: bool,
+    like: str,
+    eps_root: float,
+) -> tuple[Rule, Hyper]:
+    if like not in peers:
+        raise ArgumentError(f"like={like!r}: give one of {', '.join(map(repr, peers))}")
+    preset = PRESETS[peers[like]]
+    check_betas(betas)
+    if amsgrad not in (False, True):
+        raise ArgumentError(f"amsgrad={amsgrad!r}: give False or True")
+    if eps_root and like != "optax":
+        raise ArgumentError(f"eps_root={eps_root!r}: {peers[like]} has none; only like='optax' takes it")
+    if weight_decay and peers[like] == "optax.adam":
+        raise ArgumentError(f"weight_decay={weight_decay!r}: optax.adam has no weight decay; use AdamW")
+    kept = PRESETS["optax.amsgrad"].rule.amsgrad if like == "optax" else "raw"
+    rule = replace(preset.rule, amsgrad=kept if amsgrad else "off", maximize=maximize)
+    hyper = replace(
+        preset.hyper,
+        lr=lr,
+        beta1=betas[0],
+        beta2=betas[1],
+        eps=preset.hyper.eps if eps is None else eps,
+        eps_root=eps_root,
+        weight_decay=preset.hyper.weight_decay if weight_decay is None else weight_decay,
+    )
+    return rule, hyper

@@ -1,0 +1,249 @@
+"""What every optimizer for NumPy arrays is, whatever its rule: groups, the step, the state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from adamas.errors import ArgumentError, StateError, UnsupportedError
+from adamas.groups import Group, LiveGroup, Numbers
+from adamas.kernels import Plan, arrays, choose
+from adamas.kernels.reference import ieee, sum_of_squares
+from adamas.numpy.parameters import Arrays, Gradients, Parameters, has_none
+from adamas.rule import Clip, Hyper, Rule, clip_factor, is_number
+from adamas.state import State
+
+
+class Common(TypedDict, total=False):
+    """The keyword arguments that every optimizer takes; `Adam` documents them."""
+
+    groups: Sequence[Group]
+    no_decay: bool
+
+
+class _Part(NamedTuple):
+    """The tensors of one dtype: a kernel's plan is of one. `taken` counts each one's steps; the plan writes it."""
+
+    plan: Plan
+    members: list[int]
+    rows: np.ndarray | None
+    taken: np.ndarray
+
+
+class Optimizer:
+    """What `Adam` and its family share; each member makes a rule and numbers of arguments of its own.
+
+    Args:
+        params: see `Adam`.
+        rule: the switches.
+        hyper: the numbers, of the tensors that no group gives others.
+        groups, no_decay: see `Adam`.
+    """
+
+    def __init__(
+        self,
+        params: Arrays,
+        rule: Rule,
+        hyper: Hyper,
+        *,
+        groups: Sequence[Group] = (),
+        no_decay: bool = False,
+    ) -> None:
+        self._rule = rule
+        self._parameters = Parameters(params)
+        self._names, self._params = self._parameters.names, self._parameters.arrays
+        self._numbers = Numbers(self._names, [param.shape for param in self._params], hyper, groups, no_decay)
+        self._slots = [[np.zeros(param.shape, param.dtype) for param in self._params] for _ in rule.slots]
+        self._lock = threading.RLock()  # re-entrant: a signal handler may save the state of a step it interrupts
+        by_dtype: dict[np.dtype[Any], list[int]] = {}
+        for i, param in enumerate(self._params):
+            by_dtype.setdefault(param.dtype, []).append(i)
+        self._parts = [self._part(members) for members in by_dtype.values()]
+        if len(self._parts) > 1:  # each plan has checked its own arrays only
+            arrays.check_step(self._names, self._params, self._slots, [None] * len(self._names))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step; setting it leaves alone the groups that were given one of their own."""
+        return self.hyper.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._numbers.set_lr(value)
+
+    @property
+    def groups(self) -> tuple[LiveGroup, ...]:
+        """The groups, with settable `lr`; the first one is of the tensors that no other matches."""
+        return self._numbers.groups()
+
+    @property
+    def rule(self) -> Rule:
+        """The switches of this optimizer."""
+        return self._rule
+
+    @property
+    def hyper(self) -> Hyper:
+        """The numbers of the next step, for the tensors that are in no group."""
+        return self._numbers.hypers[0]
+
+    @property
+    def kernel(self) -> str:
+        """Which kernel serves, and why; with how many threads now."""
+        return str(choose())
+
+    def __repr__(self) -> str:
+        size = sum(param.size for param in self._params)
+        return f"{type(self).__name__}({len(self._names)} tensors of {size} elements, {self._rule}, {self.hyper})"
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError(
+            f"an {type(self).__name__} changes arrays that it does not own, so it cannot be copied or pickled; keep "
+            "state_dict() and load it into an optimizer made over the other arrays"
+        )
+
+    def step(self, grads: Gradients, *, max_norm: float | None = None) -> float | None:
+        """Update every parameter that has a gradient, in place.
+
+        Args:
+            grads: one array per parameter, of its shape and dtype: in the order of a list of parameters, by name for a
+                dict. A parameter whose gradient is None (or absent from a dict) keeps its value, its moments and its
+                step count. Gradients are only read; they may share memory with each other, not with parameters.
+            max_norm: clip the gradients' global norm n to this, above 0, as `torch.nn.utils.clip_grad_norm_` does:
+                where max_norm / (n + 1e-6) is below 1, every gradient counts as multiplied by it.
+
+        Returns:
+            n, where `max_norm` is given; else None.
+
+        Raises:
+            ArrayError: a gradient does not fit, or a parameter was replaced by another array; names the tensor.
+            ArgumentError: `grads` is not what `params` was, names an unknown parameter, or `max_norm` is not above 0.
+
+        Nothing has been changed when one of them is raised. A Ctrl-C (KeyboardInterrupt) leaves each parameter, its
+        moments and its step count as they were or as the step makes them, never between; where there is no native
+        kernel (`kernel`), but for the one tensor in which it struck.
+        """
+        if max_norm is not None:
+            if not (is_number(max_norm) and max_norm > 0.0):
+                raise ArgumentError(f"max_norm={max_norm!r}: give a number above 0, or None not to clip")
+            max_norm = float(max_norm)
+        with self._lock:
+            ordered = self._parameters.in_order(grads)
+            if len(self._parts) == 1:
+                clip = None if max_norm is None else Clip("torch", max_norm)
+                return self._step_part(self._parts[0], ordered, clip=clip)
+            return self._step_parts(ordered, max_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later run needs to go on exactly: plain dicts, numbers, and arrays that are copies.
+
+        Returns:
+            {"rule": {...}, "hypers": [{...}, ...], "state": {name: {"step": int, "group": int, "m": array, ...}}}; a
+            list's parameters are named "0", "1", ... "group" is an index into "hypers". The second moments of amsgrad
+            are in "vmax".
+        """
+        state = self.portable_state()
+        return {
+            "rule": asdict(state.rule),
+            "hypers": [asdict(hyper) for hyper in state.hypers],
+            "state": {
+                name: {"step": state.steps[name], "group": state.groups[name], **slots}
+                for name, slots in state.slots.items()
+            },
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave: moments, step counts and numbers (lr, betas, ...).
+
+        Raises:
+            StateError: it belongs to other parameters or another formula, or is damaged; lists the differences. Nothing
+                has been changed.
+        """
+        try:
+            parts, keys = dict(state_dict), {"rule", "hypers", "state"}
+            if set(parts) != keys:
+                raise StateError(f"a state_dict has the keys {sorted(keys)}, this one {sorted(map(str, parts))}")
+            entries = parts["state"]
+            state = State(
+                rule=Rule(**parts["rule"]),
+                slots={
+                    name: {key: slot for key, slot in entry.items() if key not in ("step", "group")}
+                    for name, entry in entries.items()
+                },
+                steps={name: entry["step"] for name, entry in entries.items()},
+                hypers=[Hyper(**hyper) for hyper in parts["hypers"]],
+                groups={name: entry["group"] for name, entry in entries.items()},
+            )
+        except StateError:
+            raise
+        except (ArgumentError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StateError(f"not a state_dict of {type(self).__name__} ({error!r}); nothing was loaded") from error
+        self.load_portable_state(state)
+
+    def portable_state(self) -> State:
+        """A copy of everything carried from step to step, for `adamas.state.save`."""
+        with self._lock:
+            return State(
+                rule=self._rule,
+                slots={
+                    name: {slot.name: own[i].copy() for slot, own in zip(self._rule.slots, self._slots, strict=True)}
+                    for i, name in enumerate(self._names)
+                },
+                steps={
+                    self._names[i]: taken
+                    for part in self._parts
+                    for i, taken in zip(part.members, part.taken.tolist(), strict=True)
+                },
+                hypers=self._numbers.hypers,
+                groups=dict(zip(self._names, self._numbers.row_of.tolist(), strict=True)),
+            )
+
+    def load_portable_state(self, state: State) -> None:
+        """Take over a `State`, as `adamas.state.load` gives it: moments, step counts and numbers (lr, betas, ...).
+
+        Raises:
+            StateError: it does not fit these parameters, this formula or these groups; lists the differences. Nothing
+                has been changed.
+        """
+        state.check_fits(
+            self._rule,
+            {name: param.shape for name, param in zip(self._names, self._params, strict=True)},
+            {name: param.dtype.name for name, param in zip(self._names, self._params, strict=True)},
+        )
+        hypers = self._numbers.fit(state.hypers, state.groups)
+        with self._lock:
+            for i, name in enumerate(self._names):
+                for slot, own in zip(self._rule.slots, self._slots, strict=True):
+                    own[i][...] = state.slots[name][slot.name]
+            for part in self._parts:
+                part.taken[:] = [state.steps[self._names[i]] for i in part.members]
+            self._numbers.set(hypers)
+
+    def _part(self, members: list[int]) -> _Part:
+        plan = choose().plan(
+            self._rule,
+            [self._names[i] for i in members],
+            [self._params[i] for i in members],
+            [[slot[i] for i in members] for slot in self._slots],
+        )
+        rows = None if self._numbers.rows is None else self._numbers.rows[members]
+        return _Part(plan, members, rows, np.zeros(len(members), np.int64))
+
+    def _step_part(self, part: _Part, grads: list[np.ndarray | None], **clip: Any) -> float | None:
+        taking_part = np.array([grad is not None for grad in grads]) if has_none(grads) else 1
+        return part.plan.step(grads, part.taken + taking_part, self._numbers.table, part.rows, taken=part.taken, **clip)
+
+    def _step_parts(self, grads: list[np.ndarray | None], max_norm: float | None) -> float | None:
+        """Several plans: everything is checked before the first one writes, and the norm is taken over all of them."""
+        arrays.check_step(self._names, self._params, self._slots, grads)
+        norm, scale = None, 1.0
+        if max_norm is not None:
+            with ieee():
+                norm = float(np.sqrt(sum_of_squares(grads)))
+                scale = clip_factor("torch", norm, max_norm)
+        for part in self._parts:
+            self._step_part(part, [grads[i] for i in part.members], grad_scale=scale)
+        return norm
