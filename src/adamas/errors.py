@@ -5,6 +5,7 @@
     ├── ArrayError         (ValueError)    an array that cannot take part: shape, dtype, layout, overlap
     ├── UnsupportedError   (TypeError)     something real that Adamas does not do; names what does
     ├── GradientError      (ValueError)    a gradient that is not the derivative of its function
+    ├── NonFiniteError     (FloatingPointError)  a gradient with NaN or infinity, where that is to be raised
     ├── StateError         (ValueError)    an optimizer state or checkpoint that does not fit
     ├── DataError          (ValueError)    a data set that cannot be trained on or predicted from
     ├── RunError           (RuntimeError)  a run folder that is missing, unfinished or damaged
@@ -42,6 +43,10 @@ class UnsupportedError(AdamasError, TypeError):
 
 class GradientError(AdamasError, ValueError):
     """A gradient is not the derivative of the function; the message names the tensor and the element."""
+
+
+class NonFiniteError(AdamasError, FloatingPointError):
+    """A gradient holds NaN or infinity, and the optimizer was made with nonfinite="raise"."""
 
 
 class StateError(AdamasError, ValueError):

@@ -39,8 +39,12 @@ class Plan(Protocol):
         *,
         grad_scale: float = 1.0,
         clip: Clip | None = None,
+        check: bool = False,
+        squares: float | None = None,
         taken: np.ndarray | None = None,
     ) -> float | None: ...
+
+    def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray: ...
 
 
 class Choice(NamedTuple):

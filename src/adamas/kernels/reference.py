@@ -60,6 +60,8 @@ class Plan:
         *,
         grad_scale: float = 1.0,
         clip: Clip | None = None,
+        check: bool = False,
+        squares: float | None = None,
         taken: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient: parameters and slots change in place.
@@ -71,12 +73,15 @@ class Plan:
             rows: int32, one per tensor: its line of `table`. None: line 0 for all.
             grad_scale: multiplies every gradient.
             clip: clips the scaled gradients.
+            check: nothing is written where the global norm of the gradients is not finite.
+            squares: the sum of the squares of all gradients that the global norm is of, these among them: for
+                several plans, added up from what `squares` gives of each. None: of these gradients.
             taken: int64, one per tensor, written: becomes `t` where a tensor has taken part. An interrupt (Ctrl-C)
                 finds arrays and counts that belong together: always with the native kernel; here, but for the one
                 tensor in which it struck.
 
         Returns:
-            The global norm of the scaled gradients where they are clipped by it, else None.
+            The global norm of the scaled gradients where it is checked or they are clipped by it, else None.
 
         Raises:
             ArrayError: an array cannot take part; names the tensor. Nothing has been written.
@@ -87,8 +92,12 @@ class Plan:
         _check_tables([i for i, _ in active], len(self._names), t, table, rows, taken)
         norm = None
         with ieee():
-            if clip is not None and clip.kind in ("global_norm", "torch"):
-                norm = abs(grad_scale) * math.sqrt(sum_of_squares(grads))
+            clipped = clip is not None and clip.kind in ("global_norm", "torch")
+            if check or clipped:
+                norm = abs(grad_scale) * math.sqrt(sum_of_squares(grads) if squares is None else squares)
+                if check and not math.isfinite(norm):
+                    return norm
+            if clip is not None and norm is not None and clipped:
                 grad_scale *= clip_factor(clip.kind, norm, clip.bound)
             hypers = [Hyper(*line) for line in table.tolist()]
             for i, grad in active:
@@ -103,6 +112,16 @@ class Plan:
                 if taken is not None:
                     taken[i] = t[i]
         return norm
+
+    def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
+        """float64, one per tensor: the sum of the squares of its gradient, 0 where there is none; nothing is written.
+
+        Raises:
+            ArrayError: an array cannot take part; names the tensor.
+        """
+        arrays.check_step(self._names, self._params, self._slots, grads)
+        with ieee():
+            return np.array([sum_of_squares([grad]) for grad in grads], np.float64)
 
     def _step_one(self, i: int, grad: np.ndarray, t: int, numbers: Scalars, clipped: bool) -> None:
         dtype = grad.dtype.type

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from adamas.errors import ArgumentError
 from adamas.groups import Group, check_betas
-from adamas.numpy.optimizer import Optimizer
+from adamas.numpy.optimizer import Nonfinite, Optimizer
 from adamas.numpy.parameters import Arrays
 from adamas.rule import PRESETS, Hyper, Rule
 
@@ -44,6 +44,10 @@ class Adam(Optimizer):
         no_decay: no weight decay for biases and the weights of normalisations: for the tensors that
             `adamas.groups.no_decay` matches (which says exactly which), but those of a group with a weight_decay of
             its own.
+        nonfinite: what a step does where the sum of squares of all gradients is not finite: "propagate" (the default)
+            computes with what is there; "skip" changes nothing, does not count the step, and counts in `skipped`;
+            "raise" changes nothing and raises. "skip" and "raise" read the gradients once more, as `max_norm` does,
+            and both share that one read.
 
     Raises:
         ArgumentError: a setting is outside its range, or a group has no tensor.
@@ -80,9 +84,10 @@ class Adam(Optimizer):
         eps_root: float = 0.0,
         groups: Sequence[Group] = (),
         no_decay: bool = False,
+        nonfinite: Nonfinite = "propagate",
     ) -> None:
         rule, hyper = _settings(self._peers, lr, betas, eps, weight_decay, amsgrad, maximize, like, eps_root)
-        super().__init__(params, rule, hyper, groups=groups, no_decay=no_decay)
+        super().__init__(params, rule, hyper, groups=groups, no_decay=no_decay, nonfinite=nonfinite)
 
 
 class AdamW(Adam):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 
-from adamas.errors import ArgumentError, StateError, UnsupportedError
+from adamas.errors import ArgumentError, NonFiniteError, StateError, UnsupportedError
 from adamas.groups import Group, LiveGroup, Numbers
 from adamas.kernels import Plan, arrays, choose
-from adamas.kernels.reference import ieee, sum_of_squares
+from adamas.kernels.reference import ieee
 from adamas.numpy.parameters import Arrays, Gradients, Parameters, has_none
-from adamas.rule import Clip, Hyper, Rule, clip_factor, is_number
+from adamas.rule import Clip, Hyper, Rule, is_number
 from adamas.state import State
+
+Nonfinite = Literal["propagate", "skip", "raise"]
 
 
 class Common(TypedDict, total=False):
@@ -23,6 +26,7 @@ class Common(TypedDict, total=False):
 
     groups: Sequence[Group]
     no_decay: bool
+    nonfinite: Nonfinite
 
 
 class _Part(NamedTuple):
@@ -41,7 +45,7 @@ class Optimizer:
         params: see `Adam`.
         rule: the switches.
         hyper: the numbers, of the tensors that no group gives others.
-        groups, no_decay: see `Adam`.
+        groups, no_decay, nonfinite: see `Adam`.
     """
 
     def __init__(
@@ -52,8 +56,11 @@ class Optimizer:
         *,
         groups: Sequence[Group] = (),
         no_decay: bool = False,
+        nonfinite: Nonfinite = "propagate",
     ) -> None:
-        self._rule = rule
+        if nonfinite not in get_args(Nonfinite):
+            raise ArgumentError(f"nonfinite={nonfinite!r}: give one of {', '.join(map(repr, get_args(Nonfinite)))}")
+        self._rule, self._nonfinite, self._skipped = rule, nonfinite, 0
         self._parameters = Parameters(params)
         self._names, self._params = self._parameters.names, self._parameters.arrays
         self._numbers = Numbers(self._names, [param.shape for param in self._params], hyper, groups, no_decay)
@@ -91,6 +98,11 @@ class Optimizer:
         return self._numbers.hypers[0]
 
     @property
+    def skipped(self) -> int:
+        """How many steps were skipped because a gradient was not finite."""
+        return self._skipped
+
+    @property
     def kernel(self) -> str:
         """Which kernel serves, and why; with how many threads now."""
         return str(choose())
@@ -105,7 +117,7 @@ class Optimizer:
             "state_dict() and load it into an optimizer made over the other arrays"
         )
 
-    def step(self, grads: Gradients, *, max_norm: float | None = None) -> float | None:
+    def step(self, grads: Gradients, *, max_norm: float | None = None, grad_scale: float = 1.0) -> float | None:
         """Update every parameter that has a gradient, in place.
 
         Args:
@@ -114,28 +126,54 @@ class Optimizer:
                 step count. Gradients are only read; they may share memory with each other, not with parameters.
             max_norm: clip the gradients' global norm n to this, above 0, as `torch.nn.utils.clip_grad_norm_` does:
                 where max_norm / (n + 1e-6) is below 1, every gradient counts as multiplied by it.
+            grad_scale: every gradient counts as multiplied by this first, a finite number above 0: 1 / loss_scale
+                where the loss was scaled.
 
         Returns:
-            n, where `max_norm` is given; else None.
+            n, of the scaled gradients, where `max_norm` is given or the optimizer looks for gradients that are not
+            finite; else None. It is not finite where the step was skipped.
 
         Raises:
             ArrayError: a gradient does not fit, or a parameter was replaced by another array; names the tensor.
-            ArgumentError: `grads` is not what `params` was, names an unknown parameter, or `max_norm` is not above 0.
+            ArgumentError: `grads` is not what `params` was, names an unknown parameter, or a number is out of range.
+            NonFiniteError: a gradient is not finite, with nonfinite="raise"; names the first such tensor.
 
         Nothing has been changed when one of them is raised. A Ctrl-C (KeyboardInterrupt) leaves each parameter, its
         moments and its step count as they were or as the step makes them, never between; where there is no native
         kernel (`kernel`), but for the one tensor in which it struck.
         """
+        clip = None
         if max_norm is not None:
             if not (is_number(max_norm) and max_norm > 0.0):
                 raise ArgumentError(f"max_norm={max_norm!r}: give a number above 0, or None not to clip")
-            max_norm = float(max_norm)
+            clip = Clip("torch", float(max_norm))
+        if not (is_number(grad_scale) and 0.0 < grad_scale < math.inf):
+            raise ArgumentError(f"grad_scale={grad_scale!r}: give a finite number above 0")
+        check = self._nonfinite != "propagate"
         with self._lock:
             ordered = self._parameters.in_order(grads)
-            if len(self._parts) == 1:
-                clip = None if max_norm is None else Clip("torch", max_norm)
-                return self._step_part(self._parts[0], ordered, clip=clip)
-            return self._step_parts(ordered, max_norm)
+            given = [ordered] if len(self._parts) == 1 else [[ordered[i] for i in p.members] for p in self._parts]
+            squares = None
+            if len(self._parts) > 1:  # everything is checked before the first plan writes, and the norm is over all
+                arrays.check_step(self._names, self._params, self._slots, ordered)
+                squares = _total(self._squares(given)) if check or clip else None
+            norm = None
+            for part, own in zip(self._parts, given, strict=True):
+                norm = part.plan.step(
+                    own,
+                    part.taken + (np.array([grad is not None for grad in own]) if has_none(own) else 1),
+                    self._numbers.table,
+                    part.rows,
+                    grad_scale=float(grad_scale),
+                    clip=clip,
+                    check=check,
+                    squares=squares,
+                    taken=part.taken,
+                )
+                if check and norm is not None and not math.isfinite(norm):
+                    self._refuse(ordered, given)
+                    break
+            return norm
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on exactly: plain dicts, numbers, and arrays that are copies.
@@ -232,18 +270,34 @@ class Optimizer:
         rows = None if self._numbers.rows is None else self._numbers.rows[members]
         return _Part(plan, members, rows, np.zeros(len(members), np.int64))
 
-    def _step_part(self, part: _Part, grads: list[np.ndarray | None], **clip: Any) -> float | None:
-        taking_part = np.array([grad is not None for grad in grads]) if has_none(grads) else 1
-        return part.plan.step(grads, part.taken + taking_part, self._numbers.table, part.rows, taken=part.taken, **clip)
+    def _squares(self, given: list[list[np.ndarray | None]]) -> list[float]:
+        """Each gradient's sum of squares, in the order of the parameters."""
+        sums = np.zeros(len(self._names))
+        for part, own in zip(self._parts, given, strict=True):
+            sums[part.members] = part.plan.squares(own)
+        return sums.tolist()
 
-    def _step_parts(self, grads: list[np.ndarray | None], max_norm: float | None) -> float | None:
-        """Several plans: everything is checked before the first one writes, and the norm is taken over all of them."""
-        arrays.check_step(self._names, self._params, self._slots, grads)
-        norm, scale = None, 1.0
-        if max_norm is not None:
-            with ieee():
-                norm = float(np.sqrt(sum_of_squares(grads)))
-                scale = clip_factor("torch", norm, max_norm)
-        for part in self._parts:
-            self._step_part(part, [grads[i] for i in part.members], grad_scale=scale)
-        return norm
+    def _refuse(self, grads: list[np.ndarray | None], given: list[list[np.ndarray | None]]) -> None:
+        """The gradients are not finite and nothing has been changed: count that, or raise."""
+        if self._nonfinite == "skip":
+            self._skipped += 1
+            return
+        for name, grad, own in zip(self._names, grads, self._squares(given), strict=True):
+            if grad is not None and not math.isfinite(own):
+                nan, infinite = int(np.isnan(grad).sum()), int(np.isinf(grad).sum())
+                raise NonFiniteError(
+                    f"tensor {name!r}: of {grad.size} elements of its gradient {nan} are NaN and {infinite} infinite"
+                    + ("" if nan or infinite else ", but their squares overflow float64")
+                    + "; nothing was changed. Look at the batch and at the loss, lower the learning rate, or skip such "
+                    'steps with nonfinite="skip"'
+                )
+        raise NonFiniteError("the sum of the squares of all gradients overflows float64; nothing was changed")
+
+
+def _total(sums: list[float]) -> float:
+    """The sum of squares of all gradients: `kernels.reference.sum_of_squares` of them."""
+    with ieee():
+        total = 0.0
+        for own in sums:
+            total += own
+        return total

@@ -6,6 +6,7 @@ TensorFlow op loads too, so threads, instruction sets and flags exist once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from adamas.errors import ArgumentError, KernelError
 from adamas.formats import name_key
 from adamas.kernels import arrays
+from adamas.kernels.reference import ieee
 from adamas.rule import Clip, Rule
 
 try:
@@ -93,17 +95,37 @@ class Plan:
         *,
         grad_scale: float = 1.0,
         clip: Clip | None = None,
+        check: bool = False,
+        squares: float | None = None,
         taken: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient, in place; see `kernels.reference.Plan.step`."""
-        has_norm = clip is not None and clip.kind in ("global_norm", "torch")
+        has_norm = check or (clip is not None and clip.kind in ("global_norm", "torch"))
+        if squares is not None and has_norm:
+            with ieee():
+                norm = abs(grad_scale) * math.sqrt(squares)
+            if check and not math.isfinite(norm):
+                return norm
         if self._plan is None:
-            return 0.0 if has_norm else None
+            return (norm if squares is not None else 0.0) if has_norm else None
         grads = grads if type(grads) is list else list(grads)
         kind, bound = clip_code(clip), 0.0 if clip is None else clip.bound
-        status, norm = self._plan.step(grads, t, table, rows, grad_scale, kind, bound, taken)
+        status, own = self._plan.step(grads, t, table, rows, grad_scale, kind, bound, check, squares, taken)
+        self._check(status, grads)
+        return (own if squares is None else norm) if has_norm else None
+
+    def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
+        """The sum of squares of each gradient; see `kernels.reference.Plan.squares`."""
+        found = np.zeros(len(self._names), np.float64)
+        if self._plan is not None:
+            status = self._plan.squares(grads if type(grads) is list else list(grads), found)
+            self._check(status, grads)
+        return found
+
+    def _check(self, status: int, grads: Sequence[np.ndarray | None]) -> None:
+        """What the native call answered: -1 is done; else nothing has been touched."""
         if status == -1:
-            return norm if has_norm else None
+            return
         if status == -2:
             raise KernelError("another thread is in the middle of a step of this optimizer; take turns with a lock")
         arrays.check_step(self._names, self._params, self._slots, grads)

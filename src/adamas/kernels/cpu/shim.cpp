@@ -6,12 +6,15 @@
 #include <numpy/arrayobject.h>
 //
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -68,20 +71,15 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
-  // (-1, norm) after a step; (i, 0) and nothing touched where tensor i's arrays need a closer look; (-2, 0) where
-  // another thread is in the middle of a step. No signal handler of Python runs between the arrays' change and `taken`'s.
+  // (-1, norm) after a step, or where the norm was checked and is not finite; (i, 0) and nothing touched where tensor i's
+  // arrays need a closer look; (-2, 0) where another thread is in the middle of a step. No signal handler of Python runs
+  // between the arrays' change and `taken`'s.
   std::tuple<int64_t, double> step(nb::list grads, nb::handle t, nb::handle table, nb::handle rows, double grad_scale,
-                                   int32_t clip, double bound, nb::handle taken) {
-    if (busy_.exchange(true)) return {-2, 0.0};
-    struct Release {
-      Plan* plan;
-      ~Release() {
-        plan->gradients_.clear();
-        plan->busy_.store(false);
-      }
-    } release{this};
+                                   int32_t clip, double bound, bool check, std::optional<double> squares,
+                                   nb::handle taken) {
+    Turn turn(this);
+    if (!turn.mine) return {-2, 0.0};
     const size_t n = params_.size();
-    if (nb::len(grads) != n) throw std::invalid_argument("step: one gradient or None for each parameter");
     const int64_t* t_all = data<int64_t>(t, NPY_INT64, n);
     const auto* lines = data<adamas_hyper>(table, NPY_DOUBLE, 0);
     const int32_t* rows_all = rows.is_none() ? nullptr : data<int32_t>(rows, NPY_INT32, n);
@@ -92,45 +90,93 @@ class Plan {
     auto* taken_all = taken.is_none() ? nullptr : const_cast<int64_t*>(data<int64_t>(taken, NPY_INT64, n));
     if (taken_all && !PyArray_ISWRITEABLE(as_array(taken.ptr())))
       throw std::invalid_argument("step: taken is written, and given read-only");
-    size_t count = 0;
-    for (size_t i = 0; i < n; ++i) {
-      PyObject* g = PyList_GET_ITEM(grads.ptr(), static_cast<Py_ssize_t>(i));
-      if (g == Py_None) continue;
-      if (!fits(i, g)) return {static_cast<int64_t>(i), 0.0};
+    const int64_t clash = collect(grads);
+    if (clash >= 0) return {clash, 0.0};
+    for (size_t k = 0; k < count_; ++k) {
+      const auto i = static_cast<size_t>(active_[k]);
       if (rows_all && (rows_all[i] < 0 || rows_all[i] >= n_lines)) throw std::invalid_argument("step: no such row");
-      gradients_.push_back(nb::borrow<nb::object>(g));
-      adamas_buffers& b = step_[count] = buffers_[i];
-      b.p = PyArray_DATA(as_array(params_[i].ptr()));
-      b.g = PyArray_DATA(as_array(g));
-      active_[count] = static_cast<int64_t>(i);
-      t_[count] = t_all[i];
-      rows_[count] = rows_all ? rows_all[i] : 0;
-      ++count;
+      t_[k] = t_all[i];
+      rows_[k] = rows_all ? rows_all[i] : 0;
     }
-    if (remember()) return {clash_, 0.0};
-    for (size_t k = 0; k < count; ++k)
-      if (overlaps(static_cast<const char*>(step_[k].g), bytes(active_[k]))) return {active_[k], 0.0};
 
     double norm = 0.0;
     {
       nb::gil_scoped_release unlocked;
-      if (adamas_begin(plan_, static_cast<int64_t>(count), count == n ? nullptr : active_.data(), step_.data(),
-                       t_.data(), lines, rows_.data()) < 0)
-        throw std::invalid_argument("step: t must be at least 1");
-      if (clip > ADAMAS_CLIP_VALUE) {
-        adamas_run_all(plan_, ADAMAS_PHASE_NORM);
-        adamas_finish(plan_, ADAMAS_PHASE_NORM);
-      }
-      norm = adamas_set_gradients(plan_, grad_scale, clip, bound, 0.0);
+      begin(lines);
+      // The global norm is of all tensors of an optimizer, and `squares` may know it already; each tensor's own is not.
+      if (clip == ADAMAS_CLIP_NORM || (!squares && (check || clip > ADAMAS_CLIP_NORM))) find_squares();
+      norm = adamas_set_gradients(plan_, grad_scale, clip, bound, squares.value_or(0.0));
+      if (check && !squares && !std::isfinite(norm)) return {-1, norm};
       adamas_run_all(plan_, ADAMAS_PHASE_UPDATE);
       adamas_finish(plan_, ADAMAS_PHASE_UPDATE);
       if (taken_all)
-        for (size_t k = 0; k < count; ++k) taken_all[active_[k]] = t_[k];
+        for (size_t k = 0; k < count_; ++k) taken_all[active_[k]] = t_[k];
     }
     return {-1, norm};
   }
 
+  // Writes each tensor's sum of squares to `found`, where its gradient is not None. Returns what `step` does first.
+  int64_t squares(nb::list grads, nb::handle found) {
+    Turn turn(this);
+    if (!turn.mine) return -2;
+    auto* sums = const_cast<double*>(data<double>(found, NPY_DOUBLE, params_.size()));
+    const int64_t clash = collect(grads);
+    if (clash >= 0) return clash;
+    std::fill(t_.begin(), t_.end(), 1);
+    std::fill(rows_.begin(), rows_.end(), 0);
+    nb::gil_scoped_release unlocked;
+    const adamas_hyper unused{};
+    begin(&unused);
+    find_squares();
+    for (size_t k = 0; k < count_; ++k) sums[active_[k]] = adamas_squares(plan_)[k];
+    return -1;
+  }
+
  private:
+  struct Turn {
+    Plan* plan;
+    bool mine;
+    explicit Turn(Plan* p) : plan(p), mine(!p->busy_.exchange(true)) {}
+    ~Turn() {
+      if (!mine) return;
+      plan->gradients_.clear();
+      plan->busy_.store(false);
+    }
+  };
+
+  // The buffers of the tensors that have a gradient. Returns -1, or i where tensor i's arrays need a closer look.
+  int64_t collect(nb::list grads) {
+    const size_t n = params_.size();
+    if (nb::len(grads) != n) throw std::invalid_argument("step: one gradient or None for each parameter");
+    count_ = 0;
+    for (size_t i = 0; i < n; ++i) {
+      PyObject* g = PyList_GET_ITEM(grads.ptr(), static_cast<Py_ssize_t>(i));
+      if (g == Py_None) continue;
+      if (!fits(i, g)) return static_cast<int64_t>(i);
+      gradients_.push_back(nb::borrow<nb::object>(g));
+      adamas_buffers& b = step_[count_] = buffers_[i];
+      b.p = PyArray_DATA(as_array(params_[i].ptr()));
+      b.g = PyArray_DATA(as_array(g));
+      active_[count_++] = static_cast<int64_t>(i);
+    }
+    if (remember()) return clash_;
+    for (size_t k = 0; k < count_; ++k)
+      if (overlaps(static_cast<const char*>(step_[k].g), bytes(active_[k]))) return active_[k];
+    return -1;
+  }
+
+  void begin(const adamas_hyper* lines) {
+    const bool all = count_ == params_.size();
+    if (adamas_begin(plan_, static_cast<int64_t>(count_), all ? nullptr : active_.data(), step_.data(), t_.data(), lines,
+                     rows_.data()) < 0)
+      throw std::invalid_argument("step: t must be at least 1");
+  }
+
+  void find_squares() {
+    adamas_run_all(plan_, ADAMAS_PHASE_NORM);
+    adamas_finish(plan_, ADAMAS_PHASE_NORM);
+  }
+
   template <class T>
   const T* data(nb::handle object, int type, size_t size) {
     PyArrayObject* array = as_array(object.ptr());
@@ -206,6 +252,7 @@ class Plan {
   int slots_ = 0;
   int type_ = 0;
   int64_t clash_ = 0;
+  size_t count_ = 0;  // tensors of the step under way
   nb::object masked_;  // numpy.ma.MaskedArray
   std::vector<nb::object> params_, kept_, gradients_;
   std::vector<adamas_buffers> buffers_, step_;
@@ -229,7 +276,9 @@ NB_MODULE(_shim, m) {
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<std::tuple<int, int, int, int>, nb::list, nb::list, std::vector<uint64_t>, uint64_t>())
       .def("step", &Plan::step, nb::arg("grads"), nb::arg("t"), nb::arg("table"), nb::arg("rows").none(),
-           nb::arg("grad_scale"), nb::arg("clip"), nb::arg("bound"), nb::arg("taken").none());
+           nb::arg("grad_scale"), nb::arg("clip"), nb::arg("bound"), nb::arg("check"), nb::arg("squares").none(),
+           nb::arg("taken").none())
+      .def("squares", &Plan::squares, nb::arg("grads"), nb::arg("found"));
   m.def("build_info", &adamas_build_info);
   m.def("set_threads", &adamas_set_threads);
   m.def("get_threads", &adamas_get_threads);

@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 3           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 4           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 4
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
 
@@ -46,7 +46,7 @@ enum {
   ADAMAS_CLIP_TORCH = 4
 };
 
-/* Phases of a step. NORM comes first, and only where gradients are clipped by a norm. */
+/* Phases of a step. NORM comes first, and only where a norm of the gradients is asked for. */
 enum {
   ADAMAS_PHASE_NORM = 0,   /* sum of squares of the gradients; finish returns it (float64) */
   ADAMAS_PHASE_UPDATE = 1  /* parameters and slots change in place; finish returns 0 */
@@ -89,8 +89,9 @@ ADAMAS_API int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64
                                 const int32_t* rows);
 /* What the update phase does to the gradients first: multiply by grad_scale (1/loss_scale; default 1), then clip by
  * `bound` (default: not at all). Call it between begin and run(UPDATE); with a clip by norm, after finish(NORM).
- * others: the sum of squares, before grad_scale, of gradients that another call steps and a global norm counts too.
- * Returns the global norm of the scaled gradients where they are clipped by it, else 0. */
+ * others: the sum of squares, before grad_scale, of gradients that another call steps and a global norm counts too;
+ * where the phase NORM did not run, of all.
+ * Returns the global norm of the scaled gradients: 0 where the phase NORM did not run and others is 0. */
 ADAMAS_API double adamas_set_gradients(adamas_plan* plan, double grad_scale, int32_t clip, double bound,
                                        double others);
 /* One phase of the chunks [begin, end). Thread-safe over disjoint ranges. */
@@ -99,6 +100,8 @@ ADAMAS_API void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int6
 ADAMAS_API void adamas_run_all(adamas_plan* plan, int32_t phase);
 /* Ends a phase; see the phases for what it returns. */
 ADAMAS_API double adamas_finish(adamas_plan* plan, int32_t phase);
+/* After finish(NORM): the sum of squares of each active tensor's gradient; valid until the next begin. */
+ADAMAS_API const double* adamas_squares(const adamas_plan* plan);
 
 /* Sparse gradients (adamas/kernels/rows.py): some rows of a table of `width` elements a row take a step, whose cost
  * does not depend on the other rows. A gradient is n rows of values, with the row of the table that each belongs to:

@@ -237,6 +237,7 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
   }
   plan->partials.resize(plan->chunks->blocks.back());
   plan->clipped = false;
+  plan->total = 0.0;
   std::fill(plan->scales.begin(), plan->scales.begin() + count, 1.0);
   plan->kernel = &chosen_kernel();
   return plan->chunks->count();
@@ -245,7 +246,7 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
 double adamas_set_gradients(adamas_plan* plan, double grad_scale, int32_t clip, double bound, double others) {
   Ieee ieee;
   const size_t count = plan->chunks->blocks.size() - 1;
-  double norm = 0.0;
+  const double norm = std::fabs(grad_scale) * std::sqrt(plan->total + others);
   plan->clipped = clip == ADAMAS_CLIP_VALUE;
   plan->bound = bound;
   if (clip == ADAMAS_CLIP_NORM) {
@@ -253,12 +254,9 @@ double adamas_set_gradients(adamas_plan* plan, double grad_scale, int32_t clip, 
       const double own = std::fabs(grad_scale) * std::sqrt(plan->tensors[k]);
       plan->scales[k] = grad_scale * clip_factor(clip, own, bound);
     }
-    return 0.0;
+    return norm;
   }
-  if (clip == ADAMAS_CLIP_GLOBAL_NORM || clip == ADAMAS_CLIP_TORCH) {
-    norm = std::fabs(grad_scale) * std::sqrt(plan->total + others);
-    grad_scale *= clip_factor(clip, norm, bound);
-  }
+  if (clip == ADAMAS_CLIP_GLOBAL_NORM || clip == ADAMAS_CLIP_TORCH) grad_scale *= clip_factor(clip, norm, bound);
   std::fill(plan->scales.begin(), plan->scales.begin() + count, grad_scale);
   return norm;
 }
@@ -293,6 +291,8 @@ double adamas_finish(adamas_plan* plan, int32_t phase) {
   }
   return plan->total;
 }
+
+const double* adamas_squares(const adamas_plan* plan) { return plan->tensors.data(); }
 
 void adamas_set_threads(int32_t n) { set_threads(n); }
 int32_t adamas_get_threads(void) { return get_threads(); }
