@@ -19,6 +19,12 @@ Every other member of the family here is a switch of `Rule`:
     eps_mode "paper"      eps is added to the corrected root sqrt(v^)          (torch, optax)
              "keras"      eps is added to the uncorrected root sqrt(v)         (Keras, TensorFlow)
     maximize              g <- -g
+    nesterov              NAdam (Dozat, "Incorporating Nesterov Momentum into Adam", 2016): m^ looks one step ahead,
+
+                 m^ = mu_{t+1} m / (1 - M_t mu_{t+1}) + (1 - mu_t) g / (1 - M_t),    M_t = mu_1 mu_2 ... mu_t
+
+             "scheduled"  mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)           (torch 4e-3, Keras 1)
+             "constant"   mu_t = beta1                                             (optax)
 
 and `eps_root` is added inside the root (optax).
 
@@ -28,8 +34,18 @@ bc1 = 1 - beta1^t and bc2 = 1 - beta2^t the update is rearranged, exactly in rea
     lr m^ / (sqrt(v^ + eps_root) + eps)  =  alpha m / (sqrt(v + eps_root bc2) + eps sqrt(bc2))
     alpha = lr sqrt(bc2) / bc1
 
-so that one elementwise formula, `update`, serves all of them, and each kernel is one loop. A kernel is right when
-it gives the bits of `update`: only + - * / sqrt, comparisons and selections, in the order written here.
+so that one elementwise formula, `update`, serves all of them, and each kernel is one loop; NAdam has a second factor,
+`gain`, for the g beside m. A kernel is right when it gives the bits of `update`: only + - * / sqrt, comparisons and
+selections, in the order written here.
+
+**Schedule-free AdamW** (Defazio et al., "The Road Less Scheduled", 2024), `schedule_free`, needs no learning rate that
+falls: it averages instead. Gradients are taken at y, z takes the steps, and x, which is evaluated, is their mean:
+
+    z <- z - lr_t (g / (sqrt(v^) + eps) + weight_decay y)          lr_t = lr min(1, t / warmup_steps)
+    x <- x + c_t (z - x)                                           c_t = w_t / (w_1 + ... + w_t)
+    y =  beta1 x + (1 - beta1) z                                   w_t = t^r max(lr_1, ..., lr_t)^weight_lr_power
+
+The parameter holds y and the slot z; x need not be kept, since x = y + (1 - 1/beta1)(z - y) (`evaluation_weights`).
 """
 
 from __future__ import annotations
@@ -46,6 +62,7 @@ from adamas.errors import ArgumentError
 EpsMode = Literal["paper", "keras"]
 Decay = Literal["decoupled", "coupled"]
 Amsgrad = Literal["off", "raw", "corrected"]
+Nesterov = Literal["off", "constant", "scheduled"]
 Clipping = Literal["value", "norm", "global_norm", "torch"]
 
 
@@ -60,6 +77,13 @@ class Slot:
     name: str
     kind: Literal["signed", "non-negative", "weight"]
     initial: Literal["zero", "parameter"] = "zero"
+
+
+class Carry(NamedTuple):
+    """A float64 that a rule carries from step to step beside each parameter, and its value before the first."""
+
+    name: str
+    initial: float
 
 
 @dataclass(frozen=True)
@@ -77,34 +101,62 @@ class Rule:
     decay: Decay = "decoupled"
     amsgrad: Amsgrad = "off"
     maximize: bool = False
+    nesterov: Nesterov = "off"
+    schedule_free: bool = False
 
     def __post_init__(self) -> None:
         _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
         _one_of("decay", self.decay, ("decoupled", "coupled"))
         _one_of("amsgrad", self.amsgrad, ("off", "raw", "corrected"))
         _one_of("maximize", self.maximize, (False, True))
+        _one_of("nesterov", self.nesterov, ("off", "constant", "scheduled"))
+        _one_of("schedule_free", self.schedule_free, (False, True))
         if self.eps_mode == "keras" and self.amsgrad == "corrected":
             raise ArgumentError(
                 "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
                 "second moment; use amsgrad='raw' with it, as Keras does"
             )
+        if self.nesterov != "off" and self.amsgrad != "off":
+            raise ArgumentError("nesterov and amsgrad exclude each other: no paper defines both; switch one 'off'")
+        if self.schedule_free:
+            for name, only in (("decay", "decoupled"), ("amsgrad", "off"), ("nesterov", "off")):
+                if getattr(self, name) != only:
+                    raise ArgumentError(
+                        f"schedule_free=True is defined for {name}={only!r} only, not {getattr(self, name)!r}"
+                    )
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The state kept for each parameter, in the order in which every kernel takes it."""
-        moments = (Slot("m", "signed"), Slot("v", "non-negative"))
+        v = Slot("v", "non-negative")
+        if self.schedule_free:
+            return (v, Slot("z", "weight", "parameter"))
+        moments = (Slot("m", "signed"), v)
         return moments if self.amsgrad == "off" else (*moments, Slot("vmax", "non-negative"))
+
+    @property
+    def carries(self) -> tuple[Carry, ...]:
+        """The numbers carried beside the slots: `carry_on` gives the next, `scalars` reads them."""
+        if self.nesterov == "scheduled":
+            return (Carry("mu_product", 1.0),)
+        return (Carry("weight_sum", 0.0), Carry("lr_max", 0.0)) if self.schedule_free else ()
 
 
 @dataclass(frozen=True)
 class Hyper:
     """The numbers of a step, in float64. Each tensor may have its own, and each step may bring new ones.
 
-    lr            learning rate, at least 0
-    beta1, beta2  decay rates of the moments, in [0, 1)
-    eps           added to the root, at least 0
-    eps_root      added inside the root, at least 0
-    weight_decay  at least 0; coupled or decoupled as `Rule.decay` says
+    lr               learning rate, at least 0
+    beta1, beta2     decay rates of the moments, in [0, 1)
+    eps              added to the root, at least 0
+    eps_root         added inside the root, at least 0
+    weight_decay     at least 0; coupled or decoupled as `Rule.decay` says
+    momentum_decay   of nesterov="scheduled": at least 0
+    warmup_steps     of schedule_free: a whole number, 0 for none
+    r                of schedule_free: the power of t in the weights of the mean, a whole number from 0 to 16
+    weight_lr_power  of schedule_free: the power of the largest lr in them, a whole number from 0 to 16
+
+    The two powers are whole because only they have the same bits on every machine.
 
     Raises:
         ArgumentError: a number is not finite or outside its range.
@@ -116,6 +168,10 @@ class Hyper:
     eps: float = 1e-8
     eps_root: float = 0.0
     weight_decay: float = 0.0
+    momentum_decay: float = 4e-3
+    warmup_steps: float = 0.0
+    r: float = 0.0
+    weight_lr_power: float = 2.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -123,7 +179,13 @@ class Hyper:
                 number = float(value) if is_number(value) else math.nan
             except OverflowError:  # an integer beyond float64
                 number = math.inf
-            if name in ("beta1", "beta2"):
+            if name in ("r", "weight_lr_power"):
+                if not (0.0 <= number <= 16.0 and number.is_integer()):
+                    raise ArgumentError(f"{name}={value!r}: give a whole number from 0 to 16")
+            elif name == "warmup_steps":
+                if not (0.0 <= number < math.inf and number.is_integer()):
+                    raise ArgumentError(f"{name}={value!r}: give a whole number of at least 0")
+            elif name in ("beta1", "beta2"):
                 if not 0.0 <= number < 1.0:
                     raise ArgumentError(f"{name}={value!r}: give a number in [0, 1)")
             elif not 0.0 <= number < math.inf:
@@ -187,6 +249,10 @@ class Scalars(NamedTuple):
     alpha       step size
     eps         beside the root, as the kernel's v needs it
     keep        1 - lr weight_decay where decay is decoupled, else 1
+    gain        NAdam: the step size of g beside that of m, else 0
+    shrink      schedule-free: lr_t weight_decay, else 0
+    mean        schedule-free: c_t, the weight of z in x, else 0
+    pull        schedule-free: 1 - beta1 (1 - c_t), the weight of z in y, else 0
     """
 
     grad_scale: Any
@@ -199,61 +265,23 @@ class Scalars(NamedTuple):
     alpha: Any
     eps: Any
     keep: Any
-
-
-def power(x: float, n: int) -> float:
-    """x^n for an integer n >= 0 by repeated squaring: the same bits on every machine, which `pow` does not promise."""
-    result = 1.0
-    while n:
-        if n & 1:
-            result *= x
-        x *= x
-        n >>= 1
-    return result
-
-
-def scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float = 1.0, clip: float = math.inf) -> Scalars:
-    """The float64 scalars of step t = 1, 2, ...; each is rounded once, to the parameter's dtype, before use.
-
-    The order of operations is part of the definition: libadamas computes the same bits.
-    """
-    return combine(rule, hyper, hyper.lr, power(hyper.beta1, t), power(hyper.beta2, t), grad_scale, clip)
-
-
-def combine(
-    rule: Rule,
-    hyper: Any,
-    lr: Any,
-    power1: Any,
-    power2: Any,
-    grad_scale: Any = 1.0,
-    clip: Any = math.inf,
-    sqrt: Any = math.sqrt,
-) -> Scalars:
-    """`scalars` from numbers that may be float64 scalars of an array module with `sqrt`; power1 is beta1^t.
-
-    `hyper` has the fields of `Hyper`; its `lr` is not read.
-    """
-    bc1 = 1.0 - power1
-    bc2 = 1.0 - power2
-    root2 = 1.0 if rule.amsgrad == "corrected" else sqrt(bc2)  # what sqrt(v) lacks to be sqrt(v^)
-    paper = rule.eps_mode == "paper"
-    return Scalars(
-        grad_scale=-grad_scale if rule.maximize else grad_scale,
-        clip=clip,
-        coupled=hyper.weight_decay if rule.decay == "coupled" else 0.0,
-        c1=1.0 - hyper.beta1,
-        c2=1.0 - hyper.beta2,
-        r2=1.0 / bc2 if rule.amsgrad == "corrected" else 1.0,
-        eps_root=hyper.eps_root * bc2 if paper and rule.amsgrad != "corrected" else hyper.eps_root,
-        alpha=lr * root2 / bc1,
-        eps=hyper.eps * root2 if paper else hyper.eps,
-        keep=1.0 - lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0,
-    )
+    gain: Any
+    shrink: Any
+    mean: Any
+    pull: Any
 
 
 def update(
-    p: Any, g: Any, slots: Sequence[Any], s: Scalars, *, coupled: bool, clipped: bool = False, tiny: Any, xp: Any = np
+    rule: Rule,
+    p: Any,
+    g: Any,
+    slots: Sequence[Any],
+    s: Scalars,
+    *,
+    coupled: bool,
+    clipped: bool = False,
+    tiny: Any,
+    xp: Any = np,
 ) -> tuple[Any, tuple[Any, ...]]:
     """The elementwise formula: new parameter and new slots, as new arrays.
 
@@ -261,8 +289,9 @@ def update(
     NumPy it is the kernel for compilers of array expressions (XLA).
 
     Args:
+        rule: the switches; `nesterov`, `amsgrad` and `schedule_free` choose among the lines below.
         p, g: parameter and gradient, one shape, one dtype (float32 or float64).
-        slots: m, v and, for AMSGrad, vmax; of p's shape and dtype.
+        slots: one array per slot of the rule, of p's shape and dtype.
         s: the scalars, already rounded to p's dtype.
         coupled: whether a coupled decay is added to the gradient (`weight_decay` is not 0).
         clipped: whether elements of the gradient are clipped by value.
@@ -274,12 +303,18 @@ def update(
     def flush(x: Any) -> Any:
         return xp.where(xp.abs(x) < tiny, xp.zeros_like(x), x)
 
-    m, v, *rest = slots
     g = s.grad_scale * g
     if clipped:
         g = xp.where(g > s.clip, s.clip, xp.where(g < -s.clip, -s.clip, g))
     if coupled:
         g = g + s.coupled * p
+    if rule.schedule_free:
+        v, z = slots
+        v = flush(v + s.c2 * (g * g - v))
+        step = s.alpha * (g / (xp.sqrt(v + s.eps_root) + s.eps)) + s.shrink * p
+        p = p + s.mean * (z - p) - s.pull * step
+        return p, (v, z - step)
+    m, v, *rest = slots
     m = flush(m + s.c1 * (g - m))
     v = flush(v + s.c2 * (g * g - v))
     if rest:
@@ -290,8 +325,35 @@ def update(
     else:
         w = v
         slots = (m, v)
-    p = s.keep * p - s.alpha * (m / (xp.sqrt(w + s.eps_root) + s.eps))
-    return p, slots
+    root = xp.sqrt(w + s.eps_root) + s.eps
+    step = s.alpha * (m / root) if rule.nesterov == "off" else (s.alpha * m + s.gain * g) / root
+    return s.keep * p - step, slots
+
+
+def evaluation_weights(y: np.ndarray, z: np.ndarray, beta1: float) -> np.ndarray:
+    """x of schedule_free, with which a model is evaluated: y + (1 - 1/beta1)(z - y), in float64, rounded to y's dtype.
+
+    Args:
+        y: the parameter as it is trained.
+        z: its slot.
+        beta1: above 0; of the last step.
+
+    `training_weights` goes back. There and back, y changes by at most half a unit in the last place of its own and
+    beta1 half units in the last place of x (in float64 by a few): each way rounds once.
+    """
+    if not beta1 > 0.0:
+        raise ArgumentError(f"beta1={beta1!r}: without momentum y is z, and the mean cannot be found from it")
+    return _towards(y, z, 1.0 - 1.0 / beta1)
+
+
+def training_weights(x: np.ndarray, z: np.ndarray, beta1: float) -> np.ndarray:
+    """y from x, the other way round: x + (1 - beta1)(z - x), in float64, rounded to x's dtype."""
+    return _towards(x, z, 1.0 - beta1)
+
+
+def _towards(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+    wide = a.astype(np.float64)
+    return np.asarray(wide + share * (b - wide), a.dtype)
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

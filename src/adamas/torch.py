@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple, fields, replace
 from itertools import repeat
 from operator import is_, is_not
 from typing import Any, NamedTuple
@@ -60,7 +60,7 @@ class Stepper:
         self._tensors: list[Tensor] = []  # among the watched
         self._pointers: list[int] = []
         self._parts: list[_Part] = []
-        self._table: tuple[list[Hyper], np.ndarray] = ([], np.zeros((0, 6)))
+        self._table: tuple[list[Hyper], np.ndarray] = ([], np.zeros((0, len(fields(Hyper)))))
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """One step of every parameter that has a gradient.

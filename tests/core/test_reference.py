@@ -6,6 +6,7 @@ import ctypes
 import math
 import threading
 import tracemalloc
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -174,7 +175,7 @@ def test_illegal_numbers_are_refused_by_the_reference() -> None:
     p = np.ones(3)
     kernel = reference.Plan(Rule(), ["a"], [p], [[np.zeros(3)], [np.zeros(3)]])
     with pytest.raises(ArgumentError, match="lr"):
-        kernel.step([np.ones(3)], np.array([1]), np.array([[-1.0, 0.9, 0.9, 0.0, 0.0, 0.0]]))
+        kernel.step([np.ones(3)], np.array([1]), np.array([[-1.0, *astuple(Hyper())[1:]]]))
     assert (p == 1).all()
 
 

@@ -18,7 +18,8 @@ from support.stepping import table as numbers
 
 from adamas.errors import ArrayError
 from adamas.kernels import cpu, reference, rows
-from adamas.rule import Clip, Hyper, Rule, Scalars, power, scalars, update
+from adamas.rule import Clip, Hyper, Rule, Scalars, update
+from adamas.scalars import power, scalars
 
 RULES = [
     Rule("keras"),
@@ -187,6 +188,7 @@ def test_rows_that_never_rest_are_a_dense_step(rule: Rule) -> None:
         native.step(rule, HYPER, t, q, slots, seen, found, sums)
         s = scalars(rule, HYPER, t)
         p, dense = update(
+            rule,
             p,
             sums,
             dense,

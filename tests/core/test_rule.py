@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import FrozenInstanceError, asdict, astuple, replace
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
@@ -16,7 +17,8 @@ import adamas
 from adamas.errors import ArgumentError
 from adamas.kernels import cpu, reference
 from adamas.kernels.cpu import _shim
-from adamas.rule import PRESETS, Clip, Clipping, Hyper, Rule, clip_factor, power, scalars, update
+from adamas.rule import PRESETS, Clip, Clipping, Hyper, Rule, clip_factor, update
+from adamas.scalars import HOST, carry_on, fade, power, scalars
 
 RULES = [
     Rule(e, d, a, x)
@@ -25,6 +27,16 @@ RULES = [
     for a in ("off", "raw", "corrected")
     for x in (False, True)
     if (e, a) != ("keras", "corrected")
+]
+FAMILY = [
+    *RULES,
+    *(
+        Rule(e, d, nesterov=n)
+        for e in ("paper", "keras")
+        for d in ("decoupled", "coupled")
+        for n in ("constant", "scheduled")
+    ),
+    *(Rule(e, schedule_free=True) for e in ("paper", "keras")),
 ]
 CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
 
@@ -37,6 +49,12 @@ CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
         ({"amsgrad": True}, "amsgrad=True: give one of 'off', 'raw', 'corrected'"),
         ({"maximize": 1}, "maximize=1: give one of False, True"),
         ({"eps_mode": "keras", "amsgrad": "corrected"}, "use amsgrad='raw'"),
+        ({"nesterov": True}, "nesterov=True: give one of 'off', 'constant', 'scheduled'"),
+        ({"nesterov": "constant", "amsgrad": "raw"}, "exclude each other"),
+        ({"schedule_free": 1}, "schedule_free=1: give one of False, True"),
+        ({"schedule_free": True, "decay": "coupled"}, "for decay='decoupled' only, not 'coupled'"),
+        ({"schedule_free": True, "amsgrad": "raw"}, "for amsgrad='off' only"),
+        ({"schedule_free": True, "nesterov": "constant"}, "for nesterov='off' only"),
     ],
 )
 def test_illegal_switches_are_refused(switches: dict[str, object], message: str) -> None:
@@ -44,7 +62,7 @@ def test_illegal_switches_are_refused(switches: dict[str, object], message: str)
         Rule(**switches)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["lr", "eps", "eps_root", "weight_decay"])
+@pytest.mark.parametrize("name", ["lr", "eps", "eps_root", "weight_decay", "momentum_decay"])
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, "1", None, True, 1j, 10**400])
 def test_illegal_numbers_are_refused(name: str, value: object) -> None:
     with pytest.raises(ArgumentError, match=f"{name}=.*finite number of at least 0"):
@@ -58,8 +76,17 @@ def test_illegal_betas_are_refused(name: str, value: object) -> None:
         Hyper(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("name", "allowed"), [("warmup_steps", 10**6), ("r", 16), ("weight_lr_power", 16)])
+def test_whole_numbers_are_whole(name: str, allowed: int) -> None:
+    assert getattr(Hyper(**{name: allowed}), name) == allowed
+    assert getattr(Hyper(**{name: 0}), name) == 0
+    for value in (0.5, -1, math.nan, math.inf, "2", None, True, *([] if name == "warmup_steps" else [17])):
+        with pytest.raises(ArgumentError, match=f"{name}=.*whole number"):
+            Hyper(**{name: value})  # type: ignore[arg-type]
+
+
 def test_limits_are_allowed() -> None:
-    assert astuple(Hyper(0, 0, 0, 0, 0, 0)) == (0,) * 6
+    assert astuple(Hyper(*(0,) * 10)) == (0.0,) * 10
     with pytest.raises(FrozenInstanceError):
         Hyper().lr = 2.0  # type: ignore[misc]
 
@@ -80,6 +107,18 @@ def test_the_slots_are_those_the_rule_needs() -> None:
         ("vmax", "non-negative", "zero"),
     ]
     assert [s.name for s in Rule().slots] == ["m", "v"]
+    assert [s.name for s in Rule(nesterov="scheduled").slots] == ["m", "v"]
+    assert [(s.name, s.kind, s.initial) for s in Rule(schedule_free=True).slots] == [
+        ("v", "non-negative", "zero"),
+        ("z", "weight", "parameter"),
+    ]
+
+
+def test_what_is_carried() -> None:
+    assert {rule.carries for rule in RULES} == {()}
+    assert Rule(nesterov="constant").carries == ()
+    assert Rule(nesterov="scheduled").carries == (("mu_product", 1.0),)
+    assert Rule(schedule_free=True).carries == (("weight_sum", 0.0), ("lr_max", 0.0))
 
 
 def test_presets_are_the_peers_defaults() -> None:
@@ -106,6 +145,31 @@ def test_powers_are_right_to_their_counted_error(x: float, n: int) -> None:
     assert abs(Fraction(power(x, n)) - exact) <= room
 
 
+@given(st.floats(0, 20000) | st.floats(0, 3))
+def test_0_96_to_the_x_is_right_to_its_counted_error(x: float) -> None:
+    """Repeated squaring 2 n units, the series 3, their product 1; below the normal numbers what can be stored."""
+    with localcontext(prec=60):
+        exact = Fraction(Decimal.from_float(0.96) ** Decimal(x))
+    room = Fraction(2 * int(x) + 4, 2**53) * exact + Fraction(int(x) + 2, 2**1074)
+    assert abs(Fraction(fade(x, HOST)) - exact) <= room
+
+
+def test_0_96_to_the_x_beyond_all_numbers_is_zero() -> None:
+    assert [fade(x, HOST) for x in (20000.0, 65536.0, 1e300, math.inf)] == [0.0] * 4
+    assert fade(0.0, HOST) == 1.0
+
+
+@pytest.mark.parametrize("psi", [4e-3, 1.0, 0.37])
+def test_the_momentum_is_right_to_a_few_units(psi: float) -> None:
+    """mu_t, read off the product of the first step, for t up to 5000."""
+    rule, hyper = Rule(nesterov="scheduled"), Hyper(momentum_decay=psi)
+    with localcontext(prec=60):
+        for t in [*range(1, 100), 250, 1000, 5000]:
+            (mu,) = carry_on(rule, hyper, t, (1.0,))
+            exact = Decimal.from_float(0.9) * (1 - Decimal.from_float(0.96) ** (t * Decimal(psi)) / 2)
+            assert abs(Decimal(mu) / exact - 1) <= Decimal(8 * 2.0**-53)
+
+
 numbers = st.builds(
     Hyper,
     lr=st.floats(0, 1e3),
@@ -114,13 +178,27 @@ numbers = st.builds(
     eps=st.floats(0, 1),
     eps_root=st.floats(0, 1),
     weight_decay=st.floats(0, 10),
+    momentum_decay=st.floats(0, 10),
+    warmup_steps=st.integers(0, 1000),
+    r=st.integers(0, 16),
+    weight_lr_power=st.integers(0, 16),
 )
+steps = st.integers(1, 100) | st.integers(1, 2**62)
 
 
-@given(st.sampled_from(RULES), numbers, st.integers(1, 2**62), st.floats(-1e3, 1e3), st.floats(0, 1e3))
-def test_libadamas_computes_the_same_scalars(rule: Rule, hyper: Hyper, t: int, grad_scale: float, clip: float) -> None:
-    mine = scalars(rule, hyper, t, grad_scale, clip)
-    theirs = _shim.scalars(cpu.rule_codes(rule), astuple(hyper), t, grad_scale, clip)
+@given(
+    st.sampled_from(FAMILY), numbers, steps, st.floats(-1e3, 1e3), st.floats(0, 1e3), st.floats(0, 1), st.floats(0, 1)
+)
+def test_libadamas_computes_the_same_scalars(
+    rule: Rule, hyper: Hyper, t: int, grad_scale: float, clip: float, first: float, second: float
+) -> None:
+    before = (first, second)[: len(rule.carries)]
+    with reference.ieee():
+        carry = carry_on(rule, hyper, t, before)
+        mine = scalars(rule, hyper, t, grad_scale, clip, carry)
+    codes = cpu.rule_codes(rule)
+    assert np.array(carry).tobytes() == np.array(_shim.carry_on(codes, astuple(hyper), t, before)).tobytes()
+    theirs = _shim.scalars(codes, astuple(hyper), t, grad_scale, clip, carry)
     assert np.array(mine).tobytes() == np.array(theirs).tobytes()
 
 
@@ -169,7 +247,7 @@ def test_the_first_step_moves_by_lr() -> None:
     """At t = 1 the corrected moments are g and g^2, so without eps every element moves by lr, whatever its gradient."""
     g = np.array([1e-6, -3.0, 1e4])
     s = scalars(Rule(), Hyper(lr=0.5, eps=0.0), 1)
-    p, _ = update(np.zeros(3), g, (np.zeros(3), np.zeros(3)), s, coupled=False, tiny=np.finfo(float).tiny)
+    p, _ = update(Rule(), np.zeros(3), g, (np.zeros(3), np.zeros(3)), s, coupled=False, tiny=np.finfo(float).tiny)
     np.testing.assert_allclose(p, [-0.5, 0.5, -0.5], rtol=1e-14)
 
 
@@ -179,7 +257,7 @@ def test_a_moment_below_the_smallest_normal_number_is_stored_as_zero() -> None:
     s = scalars(Rule(), Hyper(), 5)
     s32 = type(s)(*map(np.float32, s))
     zero = np.zeros(5, np.float32)
-    _, (new, _) = update(zero, zero, (m, zero), s32, coupled=False, tiny=tiny)
+    _, (new, _) = update(Rule(), zero, zero, (m, zero), s32, coupled=False, tiny=tiny)
     assert new[:2].tolist() == [0.0, 0.0]
     assert new[2] > 0
     assert new[3] > 0
@@ -191,7 +269,13 @@ def test_amsgrad_never_shrinks_and_propagates_nan() -> None:
     zero = np.zeros(3)
     vmax = np.array([1.0, 0.0, np.nan])
     _, (_, v, new) = update(
-        zero, np.array([1.0, 2.0, 1.0]), (zero, zero, vmax), s, coupled=False, tiny=np.finfo(float).tiny
+        Rule(amsgrad="raw"),
+        zero,
+        np.array([1.0, 2.0, 1.0]),
+        (zero, zero, vmax),
+        s,
+        coupled=False,
+        tiny=np.finfo(float).tiny,
     )
     assert new[0] == 1.0
     assert new[1] == v[1] > 0

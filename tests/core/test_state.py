@@ -105,8 +105,28 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
     described = json.loads(metadata["adamas.state"])
     assert (sorted(described), described["version"]) == (["checksum", "state", "version"], 1)
     assert json.loads(described["state"]) == {
-        "rule": {"eps_mode": "paper", "decay": "decoupled", "amsgrad": "raw", "maximize": False},
-        "hypers": [{"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.01}],
+        "rule": {
+            "eps_mode": "paper",
+            "decay": "decoupled",
+            "amsgrad": "raw",
+            "maximize": False,
+            "nesterov": "off",
+            "schedule_free": False,
+        },
+        "hypers": [
+            {
+                "lr": 0.1,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "eps": 1e-8,
+                "eps_root": 0.0,
+                "weight_decay": 0.01,
+                "momentum_decay": 4e-3,
+                "warmup_steps": 0.0,
+                "r": 0.0,
+                "weight_lr_power": 2.0,
+            }
+        ],
         "tensors": [["dense/kernel", 3, 0], ["b", 4, 0], ["s", 3, 0], ["e", 3, 0]],
     }
     digest = hashlib.blake2b(described["state"].encode(), digest_size=32)

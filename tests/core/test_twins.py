@@ -13,7 +13,8 @@ from support.stepping import KERNELS, run
 from support.twins import Result
 
 from adamas import numpy as adamas_numpy
-from adamas.rule import Hyper, Rule, Scalars, scalars, update
+from adamas.rule import Hyper, Rule, Scalars, update
+from adamas.scalars import scalars
 
 Runner = Callable[[Rule, Hyper, np.ndarray, Sequence[np.ndarray]], Result]
 
@@ -71,7 +72,7 @@ def stepwise(
             used, numbers, t = change(rule, hyper, step)
             s = Scalars(*map(dtype, number(scalars(used, numbers, t), numbers, t)))
             coupled = used.decay == "coupled" and numbers.weight_decay != 0
-            p, slots = formula(p, g, slots, s, coupled=coupled, tiny=tiny)
+            p, slots = formula(used, p, g, slots, s, coupled=coupled, tiny=tiny)
         return Result(p, *slots) if len(slots) == 3 else Result(p, *slots, None)
 
     return runner
@@ -85,33 +86,33 @@ def rules(**switches: object) -> Runner:
     return stepwise(change=lambda rule, h, t: (replace(rule, **switches), h, t))
 
 
-def decay_after(p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
-    new, moments = update(p, g, slots, s._replace(keep=p.dtype.type(1)), coupled=coupled, tiny=tiny)
+def decay_after(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, moments = update(rule, p, g, slots, s._replace(keep=p.dtype.type(1)), coupled=coupled, tiny=tiny)
     return new * s.keep, moments
 
 
-def eps_inside(p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
-    _, moments = update(p, g, slots, s, coupled=coupled, tiny=tiny)
+def eps_inside(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    _, moments = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
     return s.keep * p - s.alpha * (moments[0] / np.sqrt(moments[-1] + s.eps)), moments
 
 
-def amsgrad_unused(p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
-    _, (m, v, vmax) = update(p, g, slots, s, coupled=coupled, tiny=tiny)
+def amsgrad_unused(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    _, (m, v, vmax) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
     return s.keep * p - s.alpha * (m / (np.sqrt(v) + s.eps)), (m, v, vmax)
 
 
-def amsgrad_off(p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
-    new, (m, v) = update(p, g, slots[:2], s, coupled=coupled, tiny=tiny)
+def amsgrad_off(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, (m, v) = update(replace(rule, amsgrad="off"), p, g, slots[:2], s, coupled=coupled, tiny=tiny)
     return new, (m, v, v)
 
 
-def old_moment(p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
-    _, moments = update(p, g, slots, s, coupled=coupled, tiny=tiny)
+def old_moment(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    _, moments = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
     return s.keep * p - s.alpha * (slots[0] / (np.sqrt(moments[-1]) + s.eps)), moments
 
 
-def decay_in_second_moment_only(p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
-    new, moments = update(p, g, slots, s, coupled=coupled, tiny=tiny)
+def decay_in_second_moment_only(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, moments = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
     m = slots[0] + s.c1 * (g - slots[0])
     return new + s.alpha * ((moments[0] - m) / (np.sqrt(moments[-1]) + s.eps)), (m, *moments[1:])
 

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from adamas.rule import Hyper, Rule, Scalars, power, scalars, update
+from adamas.rule import Hyper, Rule, Scalars, update
+from adamas.scalars import carry_on, power, scalars
 from support.twins import WIDE, Result
 
 
@@ -99,16 +100,55 @@ _XP = SimpleNamespace(
 )
 
 
-def _scalar_units(rule: Rule, hyper: Hyper, t: int) -> Scalars:
-    """Relative errors of `adamas.rule.scalars` in units of 2^-53, counted from its operations.
+def _complement(x: float, units: float) -> float:
+    """Relative error of 1 - x in units of 2^-53, where x has `units`."""
+    return units * x / (1.0 - x) + 1.0
+
+
+def _product(hyper: Hyper, t: int) -> tuple[float, float]:
+    """mu_t of a scheduled momentum, and its relative error in units of 2^-53, counted from `adamas.scalars.fade`.
+
+    The exponent's rounding counts 0.041 of itself (log 0.96), repeated squaring twice the whole part of it, the series
+    and the product 4; 1 - fade / 2 is at least 1/2, and rounds once, as the product with beta1 does.
+    """
+    exponent = t * hyper.momentum_decay
+    fade = 0.96**exponent
+    share = 1.0 - 0.5 * fade
+    return hyper.beta1 * share, 0.5 * fade * (0.041 * exponent + 2 * exponent + 4.0) / share + 2.0
+
+
+def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> Scalars:
+    """Relative errors of `adamas.scalars.scalars` in units of 2^-53, counted from its operations.
 
     beta^t by repeated squaring has at most 2 t units (a squaring doubles the units and adds one); bc = 1 - beta^t turns
     them into 2 t beta^t / bc, plus 1 of its own; a square root halves, a product or quotient adds up and adds 1.
     """
-    bc1, bc2 = 1.0 - power(hyper.beta1, t), 1.0 - power(hyper.beta2, t)
-    units1, units2 = 1.0 + 2 * t * (1.0 - bc1) / bc1, 1.0 + 2 * t * (1.0 - bc2) / bc2
+    power1, power2 = power(hyper.beta1, t), power(hyper.beta2, t)
+    units1, units2 = _complement(power1, 2 * t), _complement(power2, 2 * t)
     root = units2 / 2 + 1.0
-    shrink = hyper.lr * hyper.weight_decay
+    alpha, gain, shrink, mean, pull = root + units1 + 2.0, 0.0, 0.0, 0.0, 0.0
+    if rule.nesterov != "off":
+        (mu, of_mu), (following, of_following), product, of_product = (
+            (hyper.beta1, 0.0),
+            (hyper.beta1, 0.0),
+            power1,
+            2 * t,
+        )
+        if rule.nesterov == "scheduled":
+            (mu, of_mu), (following, of_following) = _product(hyper, t), _product(hyper, t + 1)
+            product, of_product = carry[0], sum(1.0 + _product(hyper, i)[1] for i in range(1, t + 1))
+        both = of_product + of_following + 1.0
+        alpha = root + 1.0 + of_following + _complement(product * following, both) + 2.0
+        gain = root + 1.0 + _complement(mu, of_mu) + _complement(product, of_product) + 2.0
+    if rule.schedule_free:
+        rate = 2.0  # t / warmup_steps and its product with lr
+        weight = 2 * hyper.r + hyper.weight_lr_power * (rate + 2.0) + 1.0
+        of_mean = weight + (weight + t) + 1.0  # a sum of t positive numbers
+        share = power(t, int(hyper.r)) * power(carry[1], int(hyper.weight_lr_power)) / carry[0]
+        alpha, shrink, mean = rate + root + 1.0, rate + 1.0, of_mean
+        kept = hyper.beta1 * (1.0 - share)
+        pull = (hyper.beta1 * share * of_mean + 2.0 * kept) / (1.0 - kept) + 1.0
+    shrunk = hyper.lr * hyper.weight_decay
     return Scalars(
         grad_scale=0.0,
         clip=0.0,
@@ -117,9 +157,13 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int) -> Scalars:
         c2=1.0,
         r2=units2 + 1.0,
         eps_root=units2 + 1.0,
-        alpha=root + units1 + 2.0,
+        alpha=alpha,
         eps=root + 1.0,
-        keep=1.0 + shrink / abs(1.0 - shrink),
+        keep=1.0 + shrunk / abs(1.0 - shrunk),
+        gain=gain,
+        shrink=shrink,
+        mean=mean,
+        pull=pull,
     )
 
 
@@ -129,16 +173,22 @@ def after(rule: Rule, hyper: Hyper, p: np.ndarray, gradients: Sequence[np.ndarra
     single = float(np.finfo(np.float32).eps) / 2 if dtype == np.float32 else 0.0
     exact = np.zeros(p.shape)
     parameter = Rounded(p, exact, dtype)
-    slots: tuple[Rounded, ...] = tuple(Rounded(exact, exact, dtype) for _ in rule.slots)
+    slots: tuple[Rounded, ...] = tuple(
+        Rounded(p if slot.initial == "parameter" else exact, exact, dtype) for slot in rule.slots
+    )
+    carry: tuple[float, ...] = tuple(number.initial for number in rule.carries)
     for t, g in enumerate(gradients, 1):
-        numbers = scalars(rule, hyper, t)
-        units = _scalar_units(rule, hyper, t)
+        carry = carry_on(rule, hyper, t, carry)
+        numbers = scalars(rule, hyper, t, carry=carry)
+        units = _scalar_units(rule, hyper, t, carry)
         s = Scalars(
             *(Rounded(x, abs(x) * (single + n * 2.0**-53) * 1.01, dtype) for x, n in zip(numbers, units, strict=True))
         )
         coupled = rule.decay == "coupled" and hyper.weight_decay != 0.0
         tiny = float(np.finfo(dtype).tiny)
-        parameter, slots = update(parameter, Rounded(g, exact, dtype), slots, s, coupled=coupled, tiny=tiny, xp=_XP)
+        parameter, slots = update(
+            rule, parameter, Rounded(g, exact, dtype), slots, s, coupled=coupled, tiny=tiny, xp=_XP
+        )
     # The twin rounds too, in WIDE, in about as many operations; the bound itself was computed in float64.
     twin = 4 * float(np.finfo(WIDE).eps) / float(np.finfo(dtype).eps)
     errors = [x.error * (1.0 + twin + 1e-6) for x in (parameter, *slots)]

@@ -11,7 +11,8 @@ import tensorflow as tf
 from reference import DISCRIMINATING, same_bits
 
 from adamas.kernels import reference, rows
-from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, scalars, update
+from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
+from adamas.scalars import scalars
 from adamas.tensorflow import Adam
 
 SHAPES: list[tuple[int, ...]] = [(40, 3), (7,), (9, 2, 5), (4, 4), ()]
@@ -81,6 +82,7 @@ class Lazy:
             s = scalars(self.rule, self.hyper, self.t, factor, self.clip.bound if by_value else np.inf)
             dtype = self.params[i].dtype.type
             self.params[i], new = update(
+                self.rule,
                 self.params[i],
                 g,
                 self.slots[i],

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from adamas.kernels.reference import ieee, sum_of_squares
-from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, scalars, update
+from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
+from adamas.scalars import scalars
 
 # The point where all the classic mistakes show (docs: peers), with decay and both betas far from their defaults.
 DISCRIMINATING = {
@@ -68,6 +69,7 @@ class Reference:
                     bound = self.clip.bound if self.clip is not None and by_value else math.inf
                     numbers = scalars(self.rule, self.hyper, self.t, self.scale * self._factor(g, grads), bound)
                     self.params[i], self.slots[i] = update(
+                        self.rule,
                         self.params[i],
                         g,
                         self.slots[i],

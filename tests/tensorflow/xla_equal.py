@@ -10,7 +10,8 @@ import tensorflow as tf
 from reference import DISCRIMINATING, Reference, gradients, same_bits, tensors
 
 from adamas.kernels import xla
-from adamas.rule import Hyper, Rule, Scalars, scalars, update
+from adamas.rule import Hyper, Rule, Scalars, update
+from adamas.scalars import scalars
 from adamas.tensorflow import Adam
 
 rng = np.random.default_rng(7)
@@ -38,7 +39,7 @@ for rule, dtype in itertools.product(RULES, ("float32", "float64")):
     @tf.function(jit_compile=True)
     def step(p, g, slots, lr, t, rule=rule, hyper=hyper):  # type: ignore[no-untyped-def]
         numbers = xla.scalars(rule, hyper, lr, t)
-        return (*xla.update(numbers, p, g, slots, coupled=rule.decay == "coupled"), numbers)
+        return (*xla.update(rule, numbers, p, g, slots, coupled=rule.decay == "coupled"), numbers)
 
     p = np.asarray(rng.normal(size=(33, 65)), dtype)
     slots = tuple(np.zeros_like(p) for _ in rule.slots)
@@ -52,7 +53,7 @@ for rule, dtype in itertools.product(RULES, ("float32", "float64")):
         for name, number, value in zip(Scalars._fields, numbers, expected, strict=True):
             check(number, np.float64(value)[()], (rule, t, name))
         rounded = Scalars(*(p.dtype.type(value) for value in expected))
-        p, slots = update(p, g, slots, rounded, coupled=rule.decay == "coupled", tiny=np.finfo(dtype).tiny)
+        p, slots = update(rule, p, g, slots, rounded, coupled=rule.decay == "coupled", tiny=np.finfo(dtype).tiny)
         for name, value, array in zip("pmvw", (new_p, *new_slots), (p, *slots), strict=False):
             check(value, array, (rule, dtype, t, name))
 

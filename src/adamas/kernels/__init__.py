@@ -42,6 +42,7 @@ class Plan(Protocol):
         check: bool = False,
         squares: float | None = None,
         taken: np.ndarray | None = None,
+        carry: np.ndarray | None = None,
     ) -> float | None: ...
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray: ...

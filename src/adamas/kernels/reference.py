@@ -12,13 +12,15 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 
 import numpy as np
 
 from adamas.errors import KernelError
 from adamas.formats import NATIVE, Key, name_key
 from adamas.kernels import arrays
-from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, scalars, update
+from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
+from adamas.scalars import carry_on, scalars
 
 BLOCK = 4096  # ADAMAS_BLOCK in adamas.h: sums are defined over blocks of so many elements
 LANES = 16
@@ -63,13 +65,14 @@ class Plan:
         check: bool = False,
         squares: float | None = None,
         taken: np.ndarray | None = None,
+        carry: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient: parameters and slots change in place.
 
         Args:
             grads: one per tensor, of its shape and dtype; None where a tensor does not take part.
             t: int64, one per tensor: the number of its step, 1, 2, ...
-            table: float64 [rows, 6], the fields of `Hyper` in their order.
+            table: float64 [rows, 10], the fields of `Hyper` in their order.
             rows: int32, one per tensor: its line of `table`. None: line 0 for all.
             grad_scale: multiplies every gradient.
             clip: clips the scaled gradients.
@@ -79,17 +82,20 @@ class Plan:
             taken: int64, one per tensor, written: becomes `t` where a tensor has taken part. An interrupt (Ctrl-C)
                 finds arrays and counts that belong together: always with the native kernel; here, but for the one
                 tensor in which it struck.
+            carry: float64 [tensors, len(rule.carries)], the numbers that the rule carries; written as `taken` is.
+                Needed where the rule carries any.
 
         Returns:
             The global norm of the scaled gradients where it is checked or they are clipped by it, else None.
 
         Raises:
             ArrayError: an array cannot take part; names the tensor. Nothing has been written.
-            ValueError: t, table, rows or taken are not as above. Nothing has been written.
+            ValueError: t, table, rows, taken or carry are not as above. Nothing has been written.
         """
         arrays.check_step(self._names, self._params, self._slots, grads)
         active = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
         _check_tables([i for i, _ in active], len(self._names), t, table, rows, taken)
+        _check_carry(self._rule, len(self._names), carry)
         norm = None
         with ieee():
             clipped = clip is not None and clip.kind in ("global_norm", "torch")
@@ -107,10 +113,13 @@ class Plan:
                     scale *= clip_factor("norm", own, clip.bound)
                 bound = clip.bound if clip is not None and clip.kind == "value" else math.inf
                 hyper = hypers[0 if rows is None else int(rows[i])]
-                numbers = scalars(self._rule, hyper, int(t[i]), scale, bound)
+                carried = () if carry is None else carry_on(self._rule, hyper, int(t[i]), carry[i].tolist())
+                numbers = scalars(self._rule, hyper, int(t[i]), scale, bound, carried)
                 self._step_one(i, grad, int(t[i]), numbers, clip is not None and clip.kind == "value")
                 if taken is not None:
                     taken[i] = t[i]
+                if carry is not None:
+                    carry[i] = carried
         return norm
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -132,7 +141,7 @@ class Plan:
             part = slice(begin, begin + _CHUNK)
             key = Key(self._seed, self._keys[i], t, begin)
             stored = [NATIVE.decode(slot[part]) for slot in slots]
-            new, moments = update(p[part], g[part], stored, s, coupled=coupled, clipped=clipped, tiny=tiny)
+            new, moments = update(self._rule, p[part], g[part], stored, s, coupled=coupled, clipped=clipped, tiny=tiny)
             p[part] = new
             for slot, moment in zip(slots, moments, strict=True):
                 slot[part] = NATIVE.encode(moment, key)
@@ -182,8 +191,8 @@ def _check_tables(
             raise ValueError(f"{name} is {counts.dtype}{list(counts.shape)}: give int64[{n}]")
     if taken is not None and not taken.flags.writeable:
         raise ValueError("taken is written, and given read-only")
-    if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != 6 or not len(table):
-        raise ValueError(f"table is {table.dtype}{list(table.shape)}: give float64[rows, 6]")
+    if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != len(fields(Hyper)) or not len(table):
+        raise ValueError(f"table is {table.dtype}{list(table.shape)}: give float64[rows, {len(fields(Hyper))}]")
     if any(t[i] < 1 for i in active):
         raise ValueError("t must be at least 1")
     if rows is None:
@@ -192,6 +201,15 @@ def _check_tables(
         raise ValueError(f"rows is {rows.dtype}{list(rows.shape)}: give int32[{n}], or None")
     if any(not 0 <= rows[i] < len(table) for i in active):
         raise ValueError(f"rows must be from 0 to {len(table) - 1}")
+
+
+def _check_carry(rule: Rule, n: int, carry: np.ndarray | None) -> None:
+    wanted = (n, len(rule.carries))
+    if carry is None:
+        if rule.carries:
+            raise ValueError(f"carry is None, and the rule carries {[c.name for c in rule.carries]}")
+    elif carry.dtype != np.float64 or carry.shape != wanted or not carry.flags.writeable:
+        raise ValueError(f"carry is {carry.dtype}{list(carry.shape)}: give writable float64{list(wanted)}")
 
 
 @contextmanager

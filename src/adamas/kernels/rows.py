@@ -26,9 +26,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adamas.errors import ArrayError
+from adamas.errors import ArrayError, UnsupportedError
 from adamas.kernels.reference import ieee
-from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, power, scalars, update
+from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
+from adamas.scalars import power, scalars
 
 
 def add_up(indices: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +82,12 @@ def step(
         clip: clips the scaled gradient.
         squares: the sum of squares, before `grad_scale`, of the gradient that is clipped by its norm, or of all
             gradients that are clipped by their global norm.
+
+    Raises:
+        UnsupportedError: the rule is none of Adam, AdamW and AMSGrad. Nothing has been written.
     """
+    if rule.nesterov != "off" or rule.schedule_free:
+        raise UnsupportedError("lazy rows are defined for Adam, AdamW and AMSGrad; give dense gradients to other rules")
     dtype = p.dtype.type
     by_value = clip is not None and clip.kind == "value"
     silent = _silence(seen)[rows]
@@ -94,6 +100,7 @@ def step(
         for moment, beta in zip(old, (hyper.beta1, hyper.beta2), strict=False):
             moment[late] = _decayed(moment[late], silent[late], beta)
         p[rows], new = update(
+            rule,
             p[rows],
             sums,
             old,

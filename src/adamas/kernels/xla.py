@@ -1,7 +1,7 @@
 """The array expression: `adamas.rule.update` for XLA, and its scalars computed inside the graph.
 
 A compiled loop of training steps cannot ask the host for each step's scalars, so `scalars` computes them from the step
-counter and the learning rate where the graph runs, in float64 and in the order of `adamas.rule.scalars`. beta^t is
+counter and the learning rate where the graph runs, in float64 and in the order of `adamas.scalars`. beta^t is
 found by repeated squaring (`tf.pow` gives other bits), in a loop of its own: a loop is something XLA does not fuse, so
 these few numbers are not computed again for every element.
 
@@ -20,13 +20,14 @@ import numpy as np
 import tensorflow as tf
 
 from adamas import rule as mathematics
+from adamas import scalars as numbers_of
 from adamas.rule import Clipping, Rule, Scalars
 
-_XP = SimpleNamespace(abs=tf.abs, sqrt=tf.sqrt, where=tf.where, zeros_like=tf.zeros_like)
+_ARRAYS = SimpleNamespace(abs=tf.abs, sqrt=tf.sqrt, where=tf.where, zeros_like=tf.zeros_like)
 
 
 def powers(bases: Any, n: Any) -> Any:
-    """[x^n for x in bases] as a float64 tensor; n an int64 tensor >= 0. The bits of `adamas.rule.power`.
+    """[x^n for x in bases] as a float64 tensor; n an int64 tensor >= 0. The bits of `adamas.scalars.power`.
 
     bases: numbers, or a float64 tensor. n: a scalar, or [..., 1] for the powers of each in the last dimension.
     """
@@ -40,32 +41,58 @@ def powers(bases: Any, n: Any) -> Any:
     return tf.while_loop(lambda n, x, result: tf.reduce_any(n > 0), step, (n, x, one))[2]
 
 
-def scalars(rule: Rule, hyper: Any, lr: Any, t: Any, grad_scale: Any = 1.0, clip: Any = math.inf) -> Scalars:
-    """`adamas.rule.scalars` with a learning rate and a step t = 1, 2, ... that are tensors; float64.
+def _unstacked(bases: Sequence[Any], exponents: Sequence[Any]) -> list[Any]:
+    x = tf.stack([tf.convert_to_tensor(base, tf.float64) for base in bases])
+    result: list[Any] = tf.unstack(powers(x, tf.stack([tf.cast(n, tf.int64) for n in exponents])))
+    return result
+
+
+_NUMBERS = SimpleNamespace(
+    sqrt=tf.sqrt, floor=tf.floor, where=tf.where, real=lambda n: tf.cast(n, tf.float64), powers=_unstacked
+)
+
+
+def carry_on(rule: Rule, hyper: Any, lr: Any, t: Any, carry: Sequence[Any]) -> tuple[Any, ...]:
+    """`adamas.scalars.carry_on` in the graph: the numbers that the rule carries, after step t; see `scalars`."""
+    return numbers_of.carry_on(rule, hyper, t, carry, lr=tf.cast(lr, tf.float64), xp=_NUMBERS)
+
+
+def scalars(
+    rule: Rule,
+    hyper: Any,
+    lr: Any,
+    t: Any,
+    grad_scale: Any = 1.0,
+    clip: Any = math.inf,
+    carry: Sequence[Any] = (),
+) -> Scalars:
+    """`adamas.scalars.scalars` with a learning rate and a step t = 1, 2, ... that are tensors; float64.
 
     Args:
-        hyper: beta1, beta2, eps, eps_root and weight_decay: numbers, or float64 scalar tensors.
+        hyper: the fields of `Hyper` that the rule reads: numbers, or float64 scalar tensors.
         lr: scalar tensor of a floating dtype. Its float64 value is used.
         t: int64 scalar tensor.
         grad_scale, clip: numbers, or float64 scalar tensors.
+        carry: what `carry_on` gave for this step.
     """
-    power1, power2 = tf.unstack(powers([hyper.beta1, hyper.beta2], t))
-    numbers = mathematics.combine(rule, hyper, tf.cast(lr, tf.float64), power1, power2, grad_scale, clip, sqrt=tf.sqrt)
+    numbers = numbers_of.scalars(rule, hyper, t, grad_scale, clip, carry, lr=tf.cast(lr, tf.float64), xp=_NUMBERS)
     return Scalars(*(tf.convert_to_tensor(number, tf.float64) for number in numbers))
 
 
 def update(
-    s: Scalars, p: Any, g: Any, slots: Sequence[Any], *, coupled: bool = False, clipped: bool = False
+    rule: Rule, s: Scalars, p: Any, g: Any, slots: Sequence[Any], *, coupled: bool = False, clipped: bool = False
 ) -> tuple[Any, tuple[Any, ...]]:
     """New parameter and new slots, as tensors.
 
     Args:
+        rule: the switches.
         s: what `scalars` returned.
         p, g: parameter and gradient, of one shape and dtype (float32 or float64).
         slots: one tensor like p per slot of the rule.
         coupled, clipped: as for `adamas.rule.update`.
     """
     return mathematics.update(
+        rule,
         p,
         g,
         slots,
@@ -73,7 +100,7 @@ def update(
         coupled=coupled,
         clipped=clipped,
         tiny=np.finfo(p.dtype.as_numpy_dtype).tiny,
-        xp=_XP,
+        xp=_ARRAYS,
     )
 
 

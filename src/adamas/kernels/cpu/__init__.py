@@ -30,6 +30,7 @@ else:
 _EPS_MODE = {"paper": 0, "keras": 1}
 _DECAY = {"decoupled": 0, "coupled": 1}
 _AMSGRAD = {"off": 0, "raw": 1, "corrected": 2}
+_NESTEROV = {"off": 0, "constant": 1, "scheduled": 2}
 _CLIP = {"value": 1, "norm": 2, "global_norm": 3, "torch": 4}
 _ISA = {"scalar": 0, "sse": 1, "avx2": 2, "neon": 3}
 _ISA_NAMES = {code: name for name, code in _ISA.items()}
@@ -59,9 +60,16 @@ def library_path() -> Path:
     raise KernelError(f"no libadamas in {beside}; reinstall adamas")
 
 
-def rule_codes(rule: Rule) -> tuple[int, int, int, int]:
+def rule_codes(rule: Rule) -> tuple[int, int, int, int, int, int]:
     """The rule as `adamas_rule` in adamas.h spells it."""
-    return (_EPS_MODE[rule.eps_mode], _DECAY[rule.decay], _AMSGRAD[rule.amsgrad], int(rule.maximize))
+    return (
+        _EPS_MODE[rule.eps_mode],
+        _DECAY[rule.decay],
+        _AMSGRAD[rule.amsgrad],
+        int(rule.maximize),
+        _NESTEROV[rule.nesterov],
+        int(rule.schedule_free),
+    )
 
 
 def clip_code(clip: Clip | None) -> int:
@@ -98,6 +106,7 @@ class Plan:
         check: bool = False,
         squares: float | None = None,
         taken: np.ndarray | None = None,
+        carry: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient, in place; see `kernels.reference.Plan.step`."""
         has_norm = check or (clip is not None and clip.kind in ("global_norm", "torch"))
@@ -110,7 +119,7 @@ class Plan:
             return (norm if squares is not None else 0.0) if has_norm else None
         grads = grads if type(grads) is list else list(grads)
         kind, bound = clip_code(clip), 0.0 if clip is None else clip.bound
-        status, own = self._plan.step(grads, t, table, rows, grad_scale, kind, bound, check, squares, taken)
+        status, own = self._plan.step(grads, t, table, rows, grad_scale, kind, bound, check, squares, taken, carry)
         self._check(status, grads)
         return (own if squares is None else norm) if has_norm else None
 

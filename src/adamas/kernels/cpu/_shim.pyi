@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 
 abi: int
@@ -5,7 +7,7 @@ abi: int
 class Plan:
     def __init__(
         self,
-        rule: tuple[int, int, int, int],
+        rule: tuple[int, int, int, int, int, int],
         params: list[np.ndarray],
         slots: list[list[np.ndarray]],
         keys: list[int],
@@ -23,6 +25,7 @@ class Plan:
         check: bool,
         squares: float | None,
         taken: np.ndarray | None,
+        carry: np.ndarray | None,
     ) -> tuple[int, float]: ...
     def squares(self, grads: list[np.ndarray | None], found: np.ndarray) -> int: ...
 
@@ -32,10 +35,14 @@ def get_threads() -> int: ...
 def set_isa(isa: int) -> int: ...
 def get_isa() -> int: ...
 def scalars(
-    rule: tuple[int, int, int, int],
-    hyper: tuple[float, float, float, float, float, float],
+    rule: tuple[int, int, int, int, int, int],
+    numbers: Sequence[float],
     t: int,
     grad_scale: float,
     clip: float,
-) -> tuple[float, ...]: ...
+    carry: Sequence[float],
+) -> list[float]: ...
+def carry_on(
+    rule: tuple[int, int, int, int, int, int], numbers: Sequence[float], t: int, before: Sequence[float]
+) -> list[float]: ...
 def clip_factor(clip: int, norm: float, bound: float) -> float: ...

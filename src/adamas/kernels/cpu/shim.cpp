@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <cmath>
 #include <optional>
 #include <stdexcept>
@@ -24,6 +25,20 @@
 namespace nb = nanobind;
 
 namespace {
+
+using Rule = std::tuple<int, int, int, int, int, int>;  // adamas.rule.Rule, in its order
+constexpr int64_t kNumbers = sizeof(adamas_hyper) / sizeof(double);
+
+adamas_rule as_rule(const Rule& r) {
+  return {std::get<0>(r), std::get<1>(r), std::get<2>(r), std::get<3>(r), std::get<4>(r), std::get<5>(r)};
+}
+
+adamas_hyper as_hyper(const std::vector<double>& numbers) {
+  adamas_hyper hyper;
+  if (numbers.size() != kNumbers) throw std::invalid_argument("give every number of adamas_hyper");
+  std::memcpy(&hyper, numbers.data(), sizeof hyper);
+  return hyper;
+}
 
 struct Interval {
   const char* begin;
@@ -37,9 +52,9 @@ PyArrayObject* as_array(PyObject* object) {
 class Plan {
  public:
   // params and slots have been checked by adamas.kernels.arrays; what can change later is checked again in every step.
-  Plan(std::tuple<int, int, int, int> rule, nb::list params, nb::list slots, std::vector<uint64_t> keys, uint64_t seed) {
-    const adamas_rule r{std::get<0>(rule), std::get<1>(rule), std::get<2>(rule), std::get<3>(rule)};
-    slots_ = adamas_rule_slots(&r);
+  Plan(Rule rule, nb::list params, nb::list slots, std::vector<uint64_t> keys, uint64_t seed) : rule_(as_rule(rule)) {
+    slots_ = adamas_rule_slots(&rule_);
+    carries_ = static_cast<size_t>(adamas_rule_carries(&rule_));
     const size_t n = nb::len(params);
     if (slots_ < 0 || nb::len(slots) != static_cast<size_t>(slots_) || keys.size() != n || n == 0)
       throw std::invalid_argument("Plan: rule, slots, names and parameters do not belong together");
@@ -58,13 +73,14 @@ class Plan {
     }
     const int32_t formats[ADAMAS_MAX_SLOTS] = {};
     const char* error = nullptr;
-    plan_ = adamas_plan_create(&r, type_ == NPY_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64, formats,
+    plan_ = adamas_plan_create(&rule_, type_ == NPY_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64, formats,
                                static_cast<int64_t>(n), sizes.data(), keys.data(), seed, &error);
     if (!plan_) throw std::invalid_argument(error);
     step_.resize(n);
     active_.resize(n);
     t_.resize(n);
     rows_.resize(n);
+    carry_.resize(n * ADAMAS_MAX_CARRIES);
     gradients_.reserve(n);
   }
   ~Plan() { adamas_plan_destroy(plan_); }
@@ -73,10 +89,10 @@ class Plan {
 
   // (-1, norm) after a step, or where the norm was checked and is not finite; (i, 0) and nothing touched where tensor i's
   // arrays need a closer look; (-2, 0) where another thread is in the middle of a step. No signal handler of Python runs
-  // between the arrays' change and `taken`'s.
+  // between the arrays' change and that of `taken` and `carry`.
   std::tuple<int64_t, double> step(nb::list grads, nb::handle t, nb::handle table, nb::handle rows, double grad_scale,
                                    int32_t clip, double bound, bool check, std::optional<double> squares,
-                                   nb::handle taken) {
+                                   nb::handle taken, nb::handle carry) {
     Turn turn(this);
     if (!turn.mine) return {-2, 0.0};
     const size_t n = params_.size();
@@ -84,12 +100,15 @@ class Plan {
     const auto* lines = data<adamas_hyper>(table, NPY_DOUBLE, 0);
     const int32_t* rows_all = rows.is_none() ? nullptr : data<int32_t>(rows, NPY_INT32, n);
     PyArrayObject* lines_array = as_array(table.ptr());
-    if (PyArray_NDIM(lines_array) != 2 || PyArray_DIM(lines_array, 1) != 6 || PyArray_DIM(lines_array, 0) < 1)
-      throw std::invalid_argument("step: table is float64[rows, 6], and has at least one row");
+    if (PyArray_NDIM(lines_array) != 2 || PyArray_DIM(lines_array, 1) != kNumbers || PyArray_DIM(lines_array, 0) < 1)
+      throw std::invalid_argument("step: table is float64[rows, 10], and has at least one row");
     const int64_t n_lines = PyArray_DIM(lines_array, 0);
     auto* taken_all = taken.is_none() ? nullptr : const_cast<int64_t*>(data<int64_t>(taken, NPY_INT64, n));
     if (taken_all && !PyArray_ISWRITEABLE(as_array(taken.ptr())))
       throw std::invalid_argument("step: taken is written, and given read-only");
+    auto* carry_all = carry.is_none() ? nullptr : const_cast<double*>(data<double>(carry, NPY_DOUBLE, n * carries_));
+    if (carries_ && (!carry_all || !PyArray_ISWRITEABLE(as_array(carry.ptr()))))
+      throw std::invalid_argument("step: the rule carries numbers: give carry, writable float64[n, carries]");
     const int64_t clash = collect(grads);
     if (clash >= 0) return {clash, 0.0};
     for (size_t k = 0; k < count_; ++k) {
@@ -97,6 +116,9 @@ class Plan {
       if (rows_all && (rows_all[i] < 0 || rows_all[i] >= n_lines)) throw std::invalid_argument("step: no such row");
       t_[k] = t_all[i];
       rows_[k] = rows_all ? rows_all[i] : 0;
+      if (t_[k] < 1) throw std::invalid_argument("step: t must be at least 1");
+      if (carries_)
+        adamas_rule_carry_on(&rule_, lines + rows_[k], t_[k], carry_all + i * carries_, &carry_[k * ADAMAS_MAX_CARRIES]);
     }
 
     double norm = 0.0;
@@ -111,6 +133,8 @@ class Plan {
       adamas_finish(plan_, ADAMAS_PHASE_UPDATE);
       if (taken_all)
         for (size_t k = 0; k < count_; ++k) taken_all[active_[k]] = t_[k];
+      for (size_t k = 0; k < count_ && carries_; ++k)
+        std::copy_n(&carry_[k * ADAMAS_MAX_CARRIES], carries_, carry_all + static_cast<size_t>(active_[k]) * carries_);
     }
     return {-1, norm};
   }
@@ -168,7 +192,7 @@ class Plan {
   void begin(const adamas_hyper* lines) {
     const bool all = count_ == params_.size();
     if (adamas_begin(plan_, static_cast<int64_t>(count_), all ? nullptr : active_.data(), step_.data(), t_.data(), lines,
-                     rows_.data()) < 0)
+                     rows_.data(), carry_.data()) < 0)
       throw std::invalid_argument("step: t must be at least 1");
   }
 
@@ -182,7 +206,7 @@ class Plan {
     PyArrayObject* array = as_array(object.ptr());
     if (!array || PyArray_TYPE(array) != type || !PyArray_IS_C_CONTIGUOUS(array) ||
         (size && static_cast<size_t>(PyArray_SIZE(array)) != size))
-      throw std::invalid_argument("step: t and taken are int64[n], table float64[rows, 6], rows int32[n] or None");
+      throw std::invalid_argument("step: t and taken are int64[n], table float64[rows, 10], rows int32[n] or None, carry float64[n, carries]");
     return static_cast<const T*>(PyArray_DATA(array));
   }
 
@@ -249,6 +273,8 @@ class Plan {
   }
 
   adamas_plan* plan_ = nullptr;
+  adamas_rule rule_;
+  size_t carries_ = 0;
   int slots_ = 0;
   int type_ = 0;
   int64_t clash_ = 0;
@@ -258,6 +284,7 @@ class Plan {
   std::vector<adamas_buffers> buffers_, step_;
   std::vector<int64_t> active_, t_;
   std::vector<int32_t> rows_;
+  std::vector<double> carry_;  // of the active tensors, after the step
   std::vector<Interval> written_;
   std::atomic<bool> busy_{false};
 };
@@ -274,24 +301,30 @@ NB_MODULE(_shim, m) {
   nb::set_leak_warnings(false);  // plans of optimizers that torch's hooks hold live until the process has ended
   m.attr("abi") = adamas_abi();
   nb::class_<Plan>(m, "Plan")
-      .def(nb::init<std::tuple<int, int, int, int>, nb::list, nb::list, std::vector<uint64_t>, uint64_t>())
+      .def(nb::init<Rule, nb::list, nb::list, std::vector<uint64_t>, uint64_t>())
       .def("step", &Plan::step, nb::arg("grads"), nb::arg("t"), nb::arg("table"), nb::arg("rows").none(),
            nb::arg("grad_scale"), nb::arg("clip"), nb::arg("bound"), nb::arg("check"), nb::arg("squares").none(),
-           nb::arg("taken").none())
+           nb::arg("taken").none(), nb::arg("carry").none())
       .def("squares", &Plan::squares, nb::arg("grads"), nb::arg("found"));
   m.def("build_info", &adamas_build_info);
   m.def("set_threads", &adamas_set_threads);
   m.def("get_threads", &adamas_get_threads);
   m.def("set_isa", &adamas_set_isa);
   m.def("get_isa", &adamas_get_isa);
-  m.def("scalars", [](std::tuple<int, int, int, int> rule, std::tuple<double, double, double, double, double, double> h,
-                      int64_t t, double grad_scale, double clip) {
-    const adamas_rule r{std::get<0>(rule), std::get<1>(rule), std::get<2>(rule), std::get<3>(rule)};
-    const adamas_hyper hyper{std::get<0>(h), std::get<1>(h), std::get<2>(h),
-                             std::get<3>(h), std::get<4>(h), std::get<5>(h)};
-    adamas_scalars s;
-    adamas_rule_scalars(&r, &hyper, t, grad_scale, clip, &s);
-    return std::make_tuple(s.grad_scale, s.clip, s.coupled, s.c1, s.c2, s.r2, s.eps_root, s.alpha, s.eps, s.keep);
+  m.def("scalars", [](Rule rule, std::vector<double> numbers, int64_t t, double grad_scale, double clip,
+                      std::vector<double> carry) {
+    const adamas_rule r = as_rule(rule);
+    const adamas_hyper hyper = as_hyper(numbers);
+    std::vector<double> s(sizeof(adamas_scalars) / sizeof(double));
+    adamas_rule_scalars(&r, &hyper, t, grad_scale, clip, carry.data(), reinterpret_cast<adamas_scalars*>(s.data()));
+    return s;
+  });
+  m.def("carry_on", [](Rule rule, std::vector<double> numbers, int64_t t, std::vector<double> before) {
+    const adamas_rule r = as_rule(rule);
+    const adamas_hyper hyper = as_hyper(numbers);
+    std::vector<double> after(before.size());
+    adamas_rule_carry_on(&r, &hyper, t, before.data(), after.data());
+    return after;
   });
   m.def("clip_factor", &adamas_clip_factor);
 }

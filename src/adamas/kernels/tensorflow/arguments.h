@@ -34,8 +34,8 @@ struct Step {
     TF_RETURN_IF_ERROR(ctx->GetAttr("unscale", &unscale));
     TF_RETURN_IF_ERROR(ctx->GetAttr("clip", &clip));
     TF_RETURN_IF_ERROR(ctx->GetAttr("rule", &switches));
-    if (switches.size() != 4) return absl::InvalidArgumentError("rule: four switches, in the order of adamas_rule");
-    rule = {switches[0], switches[1], switches[2], switches[3]};
+    if (switches.size() != 6) return absl::InvalidArgumentError("rule: six switches, in the order of adamas_rule");
+    rule = {switches[0], switches[1], switches[2], switches[3], switches[4], switches[5]};
     if (slots > ADAMAS_MAX_SLOTS) return absl::InvalidArgumentError("more slots than libadamas knows");
     if (clip < ADAMAS_CLIP_NONE || clip > ADAMAS_CLIP_GLOBAL_NORM) {
       return absl::InvalidArgumentError("clip: none, by value, by norm or by global norm");

@@ -17,12 +17,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from adamas import rule as mathematics
 from adamas.kernels import cpu, xla
 from adamas.kernels.tensorflow import op
 from adamas.kernels.tensorflow.settings import Row, Settings
 from adamas.kernels.tensorflow.slots import Slots
 from adamas.rule import Rule
+from adamas.scalars import power
 
 
 @dataclass
@@ -179,7 +179,7 @@ class Resource:
         if tf.executing_eagerly():
             t = int(numbers.iterations) + 1
             betas = (settings.hyper.beta1, settings.hyper.beta2)
-            return [tf.constant(mathematics.power(beta, t), tf.float64) for beta in betas]
+            return [tf.constant(power(beta, t), tf.float64) for beta in betas]
         return tf.unstack(xla.powers(numbers.row[:2], tf.cast(numbers.iterations, tf.int64) + 1))
 
     def _changed(
@@ -234,7 +234,7 @@ class Expression:
             old = [self._slots.read(slot, index) for slot in range(len(self._slots.names))]
             s = scalars[batch.decays[i]]
             s = s._replace(grad_scale=s.grad_scale * scales[i])
-            p, new = xla.update(s, tf.convert_to_tensor(variable), gradient, old, clipped=kind == "value")
+            p, new = xla.update(self._rule, s, tf.convert_to_tensor(variable), gradient, old, clipped=kind == "value")
             news.append(new)
             variable.assign(p)
         for slot, values in enumerate(zip(*news, strict=True)):

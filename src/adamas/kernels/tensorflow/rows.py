@@ -140,7 +140,7 @@ class Rows:
         silent = _silence(clock, tf.gather(seen, sums.rows))
         old = [tf.gather(moment, sums.rows) for moment in moments]
         old[:2] = _decayed(old[:2], silent, numbers.row)
-        p, new = xla.update(s, tf.gather(variable, sums.rows), sums.values, old, clipped=kind == "value")
+        p, new = xla.update(self._rule, s, tf.gather(variable, sums.rows), sums.values, old, clipped=kind == "value")
         with tf.control_dependencies([p, *new, silent]):  # a read must not see what is written below
             for target, values in zip((variable, *moments), (p, *new), strict=True):
                 target.scatter_update(tf.IndexedSlices(values, sums.rows))

@@ -171,7 +171,7 @@ class AdamasStepOp : public OpKernel {
     adamas_plan* plan = plans_.Take(api, step_.rule, Dtype(dtype), k, sizes, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const std::vector<int64_t> steps(n_, numbers.t);
-    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row);
+    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row, nullptr);
     double sum = 0.0;
     if (chunks >= 0) {
       if (step_.clip > ADAMAS_CLIP_VALUE) {
@@ -222,7 +222,7 @@ class AdamasSquaresOp : public OpKernel {
     const char* error = "no reason given";
     adamas_plan* plan = plans_.Take(api, rule, Dtype(dtype_), api->rule_slots(&rule), sizes, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
-    const int64_t chunks = api->begin(plan, n, nullptr, buffers.data(), steps.data(), &table, nullptr);
+    const int64_t chunks = api->begin(plan, n, nullptr, buffers.data(), steps.data(), &table, nullptr, nullptr);
     Run(api, ctx->device()->tensorflow_cpu_worker_threads()->workers, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles,
         total);
     squares->scalar<double>()() = api->finish(plan, ADAMAS_PHASE_NORM);

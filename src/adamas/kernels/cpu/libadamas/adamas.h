@@ -28,6 +28,7 @@ extern "C" {
 
 #define ADAMAS_ABI 4           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 4
+#define ADAMAS_MAX_CARRIES 2   /* float64 numbers that a rule carries from step to step beside a tensor */
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
 
 enum { ADAMAS_FLOAT32 = 0, ADAMAS_FLOAT64 = 1 };              /* dtype of parameters and gradients */
@@ -35,6 +36,7 @@ enum { ADAMAS_FORMAT_NATIVE = 0 };                            /* a slot stored i
 enum { ADAMAS_EPS_PAPER = 0, ADAMAS_EPS_KERAS = 1 };
 enum { ADAMAS_DECAY_DECOUPLED = 0, ADAMAS_DECAY_COUPLED = 1 };
 enum { ADAMAS_AMSGRAD_OFF = 0, ADAMAS_AMSGRAD_RAW = 1, ADAMAS_AMSGRAD_CORRECTED = 2 };
+enum { ADAMAS_NESTEROV_OFF = 0, ADAMAS_NESTEROV_CONSTANT = 1, ADAMAS_NESTEROV_SCHEDULED = 2 };
 enum { ADAMAS_ISA_AUTO = -1, ADAMAS_ISA_SCALAR = 0, ADAMAS_ISA_SSE = 1, ADAMAS_ISA_AVX2 = 2, ADAMAS_ISA_NEON = 3 };
 
 /* adamas.rule.Clip: how gradients are clipped. NORM, GLOBAL_NORM and TORCH need the phase NORM. */
@@ -52,10 +54,14 @@ enum {
   ADAMAS_PHASE_UPDATE = 1  /* parameters and slots change in place; finish returns 0 */
 };
 
-typedef struct { int32_t eps_mode, decay, amsgrad, maximize; } adamas_rule;
-typedef struct { double lr, beta1, beta2, eps, eps_root, weight_decay; } adamas_hyper;
-/* adamas.rule.Scalars, same order */
-typedef struct { double grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep; } adamas_scalars;
+/* adamas.rule.Rule, Hyper and Scalars, in the same order */
+typedef struct { int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free; } adamas_rule;
+typedef struct {
+  double lr, beta1, beta2, eps, eps_root, weight_decay, momentum_decay, warmup_steps, r, weight_lr_power;
+} adamas_hyper;
+typedef struct {
+  double grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull;
+} adamas_scalars;
 /* One tensor's buffers for one step: `size` elements each. p and slots are written, g is read (NORM reads only g). */
 typedef struct { void* p; const void* g; void* slots[ADAMAS_MAX_SLOTS]; } adamas_buffers;
 
@@ -66,9 +72,14 @@ ADAMAS_API const char* adamas_build_info(void);               /* compiler and fl
 
 /* How many slots the rule keeps, or -1 for an illegal rule. */
 ADAMAS_API int32_t adamas_rule_slots(const adamas_rule* rule);
-/* adamas.rule.scalars, to the bit. */
+/* How many numbers the rule carries beside each tensor: 0 to ADAMAS_MAX_CARRIES. */
+ADAMAS_API int32_t adamas_rule_carries(const adamas_rule* rule);
+/* adamas.scalars.carry_on, to the bit: those numbers after step t, from those before it. */
+ADAMAS_API void adamas_rule_carry_on(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t,
+                                     const double* before, double* after);
+/* adamas.scalars.scalars, to the bit. carry: what carry_on gave for this step; NULL where the rule carries nothing. */
 ADAMAS_API void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, double grad_scale,
-                                    double clip, adamas_scalars* out);
+                                    double clip, const double* carry, adamas_scalars* out);
 /* adamas.rule.clip_factor, to the bit: what gradients of this norm are multiplied by. */
 ADAMAS_API double adamas_clip_factor(int32_t clip, double norm, double bound);
 
@@ -82,11 +93,12 @@ ADAMAS_API void adamas_plan_destroy(adamas_plan* plan);
 
 /* Begin a step of the tensors active[0..n_active) (NULL: all, n_active ignored), in increasing order.
  * buffers, t and rows have one entry per active tensor; t >= 1 is that tensor's step; rows (NULL: all 0) picks its
- * line of `table`. What is pointed to must stay until the update phase is finished, except t, rows, table, active,
- * which are read here. Returns the number of chunks, or -1 on an illegal argument. */
+ * line of `table`. carry[k * ADAMAS_MAX_CARRIES ...] is what carry_on gave for active tensor k's step (NULL where the
+ * rule carries nothing). What is pointed to must stay until the update phase is finished, except t, rows, table, carry,
+ * active, which are read here. Returns the number of chunks, or -1 on an illegal argument. */
 ADAMAS_API int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
                                 const adamas_buffers* buffers, const int64_t* t, const adamas_hyper* table,
-                                const int32_t* rows);
+                                const int32_t* rows, const double* carry);
 /* What the update phase does to the gradients first: multiply by grad_scale (1/loss_scale; default 1), then clip by
  * `bound` (default: not at all). Call it between begin and run(UPDATE); with a clip by norm, after finish(NORM).
  * others: the sum of squares, before grad_scale, of gradients that another call steps and a global norm counts too;

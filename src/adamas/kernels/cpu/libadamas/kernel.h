@@ -8,7 +8,7 @@ namespace adamas {
 // adamas.rule.Scalars, rounded once to the dtype of the parameter.
 template <class T>
 struct Numbers {
-  T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep;
+  T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull;
 };
 
 template <class T>

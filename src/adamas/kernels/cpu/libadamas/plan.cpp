@@ -152,15 +152,30 @@ const char* adamas_build_info(void) { return ADAMAS_BUILD_INFO; }
 int32_t adamas_rule_slots(const adamas_rule* rule) {
   const bool legal = rule && rule->eps_mode >= 0 && rule->eps_mode <= 1 && rule->decay >= 0 && rule->decay <= 1 &&
                      rule->amsgrad >= 0 && rule->amsgrad <= 2 && rule->maximize >= 0 && rule->maximize <= 1 &&
-                     !(rule->eps_mode == ADAMAS_EPS_KERAS && rule->amsgrad == ADAMAS_AMSGRAD_CORRECTED);
+                     rule->nesterov >= 0 && rule->nesterov <= 2 && rule->schedule_free >= 0 && rule->schedule_free <= 1 &&
+                     !(rule->eps_mode == ADAMAS_EPS_KERAS && rule->amsgrad == ADAMAS_AMSGRAD_CORRECTED) &&
+                     !(rule->nesterov != ADAMAS_NESTEROV_OFF && rule->amsgrad != ADAMAS_AMSGRAD_OFF) &&
+                     !(rule->schedule_free && (rule->decay != ADAMAS_DECAY_DECOUPLED ||
+                                               rule->amsgrad != ADAMAS_AMSGRAD_OFF ||
+                                               rule->nesterov != ADAMAS_NESTEROV_OFF));
   if (!legal) return -1;
   return rule->amsgrad == ADAMAS_AMSGRAD_OFF ? 2 : 3;
 }
 
-void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, double grad_scale,
-                         double clip, adamas_scalars* out) {
+int32_t adamas_rule_carries(const adamas_rule* rule) {
+  return rule->schedule_free ? 2 : rule->nesterov == ADAMAS_NESTEROV_SCHEDULED ? 1 : 0;
+}
+
+void adamas_rule_carry_on(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, const double* before,
+                          double* after) {
   Ieee ieee;
-  *out = scalars(*rule, *hyper, t, grad_scale, clip);
+  carry_on(*rule, *hyper, t, before, after);
+}
+
+void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, double grad_scale,
+                         double clip, const double* carry, adamas_scalars* out) {
+  Ieee ieee;
+  *out = scalars(*rule, *hyper, t, grad_scale, clip, carry);
 }
 
 double adamas_clip_factor(int32_t clip, double norm, double bound) {
@@ -178,6 +193,7 @@ adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const in
   };
   const int32_t slots = adamas_rule_slots(rule);
   if (slots < 0) return refuse("no such rule");
+  if (rule->nesterov != ADAMAS_NESTEROV_OFF || rule->schedule_free) return refuse("no loop for this rule yet");
   if (dtype != ADAMAS_FLOAT32 && dtype != ADAMAS_FLOAT64) return refuse("dtype must be float32 or float64");
   for (int32_t s = 0; s < slots; ++s)
     if (formats[s] != ADAMAS_FORMAT_NATIVE) return refuse("no such format");
@@ -211,10 +227,12 @@ adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const in
 void adamas_plan_destroy(adamas_plan* plan) { delete plan; }
 
 int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active, const adamas_buffers* buffers,
-                     const int64_t* t, const adamas_hyper* table, const int32_t* rows) {
+                     const int64_t* t, const adamas_hyper* table, const int32_t* rows, const double* carry) {
   const int64_t n = static_cast<int64_t>(plan->sizes.size());
   const int64_t count = active ? n_active : n;
   if (count < 0 || count > n) return -1;
+  const int32_t carries = adamas_rule_carries(&plan->rule);
+  if (carries && !carry) return -1;
   for (int64_t k = 0; k < count; ++k) {
     if (t[k] < 1 || (rows && rows[k] < 0)) return -1;
     if (active && (active[k] < 0 || active[k] >= n || (k > 0 && active[k] <= active[k - 1]))) return -1;
@@ -232,8 +250,10 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
   Ieee ieee;
   for (int64_t k = 0; k < count; ++k) {
     const int32_t row = rows ? rows[k] : 0;
-    const bool same = k > 0 && t[k] == t[k - 1] && row == (rows ? rows[k - 1] : 0);
-    plan->numbers[k] = same ? plan->numbers[k - 1] : scalars(plan->rule, table[row], t[k], 1.0, 0.0);
+    const double* own = carries ? carry + k * ADAMAS_MAX_CARRIES : nullptr;
+    const bool same = k > 0 && t[k] == t[k - 1] && row == (rows ? rows[k - 1] : 0) &&
+                      (!carries || std::equal(own, own + carries, own - ADAMAS_MAX_CARRIES));
+    plan->numbers[k] = same ? plan->numbers[k - 1] : scalars(plan->rule, table[row], t[k], 1.0, 0.0, own);
   }
   plan->partials.resize(plan->chunks->blocks.back());
   plan->clipped = false;

@@ -146,7 +146,7 @@ inline uint32_t silence(const adamas_table& table, int64_t row) {
 template <class T>
 void update_rows(const adamas_rule& rule, const adamas_table& table, const int64_t* rows, const T* sums,
                  const adamas_hyper& hyper, int64_t t, const adamas_scaling& scaling, int64_t begin, int64_t end) {
-  const adamas_scalars s = scalars(rule, hyper, t, 1.0, 0.0);
+  const adamas_scalars s = scalars(rule, hyper, t, 1.0, 0.0, nullptr);
   const double norm = std::fabs(scaling.grad_scale) * std::sqrt(scaling.squares);
   const double scale = scaling.grad_scale * clip_factor(scaling.clip, norm, scaling.bound);
   const Numbers<T> numbers = rounded<T>(s, scale, scaling.bound);

@@ -1,6 +1,7 @@
 #include "scalars.h"
 
 #include <cmath>
+#include <initializer_list>
 
 namespace adamas {
 
@@ -13,8 +14,45 @@ double power(double x, int64_t n) {
   return result;
 }
 
-adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale, double clip) {
-  const double bc1 = 1.0 - power(h.beta1, t);
+namespace {
+
+// adamas.scalars.fade
+double fade(double x) {
+  x = x < 65536.0 ? x : 65536.0;
+  const double whole = std::floor(x);
+  const double y = (x - whole) * -0.040821994520255166;
+  double series = 1.0 / 40320.0;
+  for (const double factorial : {5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0}) series = series * y + 1.0 / factorial;
+  return power(0.96, static_cast<int64_t>(whole)) * series;
+}
+
+// mu_t of a scheduled Nesterov momentum
+double momentum(const adamas_hyper& h, double t) { return h.beta1 * (1.0 - 0.5 * fade(t * h.momentum_decay)); }
+
+// lr_t and w_t of schedule-free
+double warmed(const adamas_hyper& h, double t) { return h.lr * (t / (t < h.warmup_steps ? h.warmup_steps : t)); }
+double weight(const adamas_hyper& h, double t, double lr_max) {
+  return power(t, static_cast<int64_t>(h.r)) * power(lr_max, static_cast<int64_t>(h.weight_lr_power));
+}
+
+}  // namespace
+
+void carry_on(const adamas_rule& rule, const adamas_hyper& h, int64_t t, const double* before, double* after) {
+  const double step = static_cast<double>(t);
+  if (rule.nesterov == ADAMAS_NESTEROV_SCHEDULED) after[0] = before[0] * momentum(h, step);
+  if (rule.schedule_free) {
+    const double lr = warmed(h, step);
+    const double lr_max = lr > before[1] ? lr : before[1];
+    after[0] = before[0] + weight(h, step, lr_max);
+    after[1] = lr_max;
+  }
+}
+
+adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale, double clip,
+                       const double* carry) {
+  const double step = static_cast<double>(t);
+  const double power1 = power(h.beta1, t);
+  const double bc1 = 1.0 - power1;
   const double bc2 = 1.0 - power(h.beta2, t);
   const bool corrected = rule.amsgrad == ADAMAS_AMSGRAD_CORRECTED;
   const bool paper = rule.eps_mode == ADAMAS_EPS_PAPER;
@@ -30,6 +68,22 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
   s.alpha = h.lr * root2 / bc1;
   s.eps = paper ? h.eps * root2 : h.eps;
   s.keep = rule.decay == ADAMAS_DECAY_DECOUPLED ? 1.0 - h.lr * h.weight_decay : 1.0;
+  s.gain = s.shrink = s.mean = s.pull = 0.0;
+  if (rule.nesterov != ADAMAS_NESTEROV_OFF) {
+    const bool scheduled = rule.nesterov == ADAMAS_NESTEROV_SCHEDULED;
+    const double mu = scheduled ? momentum(h, step) : h.beta1;
+    const double following = scheduled ? momentum(h, static_cast<double>(t + 1)) : h.beta1;
+    const double product = scheduled ? carry[0] : power1;
+    s.alpha = h.lr * root2 * (following / (1.0 - product * following));
+    s.gain = h.lr * root2 * ((1.0 - mu) / (1.0 - product));
+  }
+  if (rule.schedule_free) {
+    const double lr = warmed(h, step);
+    s.alpha = lr * root2;
+    s.shrink = lr * h.weight_decay;
+    s.mean = weight(h, step, carry[1]) / (carry[0] > 0.0 ? carry[0] : 1.0);
+    s.pull = 1.0 - h.beta1 * (1.0 - s.mean);
+  }
   return s;
 }
 

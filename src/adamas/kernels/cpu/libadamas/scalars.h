@@ -8,11 +8,15 @@
 
 namespace adamas {
 
-// adamas.rule.power
+// adamas.scalars.power
 double power(double x, int64_t n);
 
-// adamas.rule.scalars
-adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale, double clip);
+// adamas.scalars.carry_on
+void carry_on(const adamas_rule& rule, const adamas_hyper& h, int64_t t, const double* before, double* after);
+
+// adamas.scalars.scalars
+adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale, double clip,
+                       const double* carry);
 
 // adamas.rule.clip_factor
 double clip_factor(int32_t clip, double norm, double bound);
@@ -20,7 +24,8 @@ double clip_factor(int32_t clip, double norm, double bound);
 template <class T>
 Numbers<T> rounded(const adamas_scalars& s, double grad_scale, double clip) {
   return {T(s.grad_scale * grad_scale), T(clip),    T(s.coupled), T(s.c1),  T(s.c2), T(s.r2),
-          T(s.eps_root),                T(s.alpha), T(s.eps),     T(s.keep)};
+          T(s.eps_root),                T(s.alpha), T(s.eps),     T(s.keep), T(s.gain), T(s.shrink),
+          T(s.mean),                    T(s.pull)};
 }
 
 }  // namespace adamas
