@@ -44,8 +44,8 @@ def test_import_adamas_loads_two_modules_of_its_own() -> None:
         "from adamas import *",
     ],
 )
-def test_the_library_loads_numpy_and_the_standard_library_only(statement: str) -> None:
-    assert outside(modules_after(statement) - modules_after("pass"), "adamas", "numpy") == set()
+def test_the_library_loads_numpy_ml_dtypes_and_the_standard_library_only(statement: str) -> None:
+    assert outside(modules_after(statement) - modules_after("pass"), "adamas", "numpy", "ml_dtypes") == set()
 
 
 def test_every_public_name_is_there_and_nothing_else() -> None:

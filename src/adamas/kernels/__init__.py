@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from adamas.formats import Stored
 from adamas.rule import Clip, Rule
 
 
@@ -26,8 +27,10 @@ class Plan(Protocol):
         rule: Rule,
         names: Sequence[str],
         params: Sequence[np.ndarray],
-        slots: Sequence[Sequence[np.ndarray]],
+        slots: Sequence[Sequence[Stored]],
         seed: int = 0,
+        formats: Sequence[str] | None = None,
+        weights: str = "nearest",
     ) -> None: ...
 
     def step(
@@ -59,11 +62,14 @@ class Choice(NamedTuple):
         return f"{self.name}: {self.reason}"
 
 
-def choose() -> Choice:
-    """The best kernel for NumPy arrays that can serve here. Results do not depend on it, speed does."""
+def choose(native: bool = True) -> Choice:
+    """The best kernel for NumPy arrays that can serve here. Results do not depend on it, speed does.
+
+    native: everything is float32 or float64, parameters and moments.
+    """
     from adamas.kernels import cpu
 
-    why_not = cpu.why_not()
+    why_not = cpu.why_not() if native else "libadamas stores float32 and float64 only"
     if why_not is None:
         reason = f"libadamas, {cpu.get_instruction_set()} instructions, up to {cpu.get_threads()} threads"
         return Choice("cpu", cpu.Plan, reason)

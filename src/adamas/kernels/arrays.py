@@ -9,34 +9,77 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
-from adamas.errors import ArrayError
+from adamas import formats
+from adamas.errors import ArgumentError, ArrayError
+from adamas.formats import Blocks, Stored
 from adamas.rule import Rule
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64), BFLOAT16, np.dtype(np.float16))
+
+
+class Column(NamedTuple):
+    """One slot of all tensors: its name and how it is stored. "correction" is the second half of split weights."""
+
+    name: str
+    kind: formats.Kind
+    format: str
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which a step computes parameters of this one: float64 for float64, float32 for all others."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def columns(rule: Rule, names: Sequence[str] | None, weights: str) -> list[Column]:
+    """The slots of a plan, in order: the rule's, in the formats of these names, and the correction of split weights.
+
+    Raises:
+        ArgumentError: not one name for each slot of the rule, or a format that does not store that kind.
+    """
+    names = ["float32"] * len(rule.slots) if names is None else list(names)
+    if len(names) != len(rule.slots):
+        wanted = ", ".join(slot.name for slot in rule.slots)
+        raise ArgumentError(f"formats={names!r}: give one name for each slot of the rule ({wanted})")
+    found = []
+    for slot, name in zip(rule.slots, names, strict=True):
+        formats.moment(name, slot.kind)
+        found.append(Column(slot.name, slot.kind, name))
+    return [*found, Column("correction", "signed", "correction")] if weights == "split" else found
 
 
 def check_plan(
-    rule: Rule, names: Sequence[str], params: Sequence[np.ndarray], slots: Sequence[Sequence[np.ndarray]]
+    rule: Rule,
+    names: Sequence[str],
+    params: Sequence[np.ndarray],
+    slots: Sequence[Sequence[Stored]],
+    format_names: Sequence[str] | None = None,
+    weights: str = "nearest",
 ) -> None:
     """Parameters and slots that are to be stepped together: one dtype, written in place, nothing shared.
 
     Args:
         rule: says which slots there are, and in which order.
         names, params: one per tensor.
-        slots: slots[s][i] is slot s of tensor i.
+        slots: slots[s][i] is slot s of tensor i; one more where weights are split.
+        format_names: one per slot of the rule. None: all in the dtype of computation.
+        weights: "nearest", "stochastic" or "split".
 
     Raises:
         ArrayError: an array cannot take part.
+        ArgumentError: formats or weights are not for these slots or parameters.
     """
+    wanted = columns(rule, format_names, weights)
     if len(params) != len(names):
         raise ArrayError(f"{len(names)} names and {len(params)} parameters were given; give one name for each")
-    if [len(slot) for slot in slots] != [len(names)] * len(rule.slots):
+    if [len(slot) for slot in slots] != [len(names)] * len(wanted):
         raise ArrayError(
-            f"the rule keeps {len(rule.slots)} slots ({', '.join(slot.name for slot in rule.slots)}) for each of "
+            f"the rule keeps {len(wanted)} slots ({', '.join(column.name for column in wanted)}) for each of "
             f"{len(names)} parameters; the slots given are {[len(slot) for slot in slots]} arrays"
         )
     for i, name in enumerate(names):
@@ -47,8 +90,8 @@ def check_plan(
         _check_unmasked(name, "the parameter", param)
         if param.dtype not in DTYPES:
             raise ArrayError(
-                f"tensor {name!r}: the parameter has dtype {param.dtype}; a step computes in float32 or float64, so "
-                "convert it with .astype(np.float32)"
+                f"tensor {name!r}: the parameter has dtype {param.dtype}; a step takes float32, float64, bfloat16 and "
+                "float16, so convert it with .astype(np.float32)"
             )
         if param.dtype != params[0].dtype:
             raise ArrayError(
@@ -56,18 +99,23 @@ def check_plan(
                 "a plan is of one dtype, so make one for each"
             )
         _check_writeable(name, "the parameter", param)
-        for slot, arrays in zip(rule.slots, slots, strict=True):
-            what = f"slot {slot.name}"
-            _check_layout(name, what, arrays[i])
-            _check_like(name, what, arrays[i], param)
-            _check_writeable(name, what, arrays[i])
+        for column, slot in zip(wanted, slots, strict=True):
+            _check_slot(name, column, slot[i], param)
+    if params:
+        formats.weight(weights, params[0].dtype)
+        low = [column.format for column in wanted if column.format not in ("float32", "correction")]
+        if low and params[0].dtype == np.float64:
+            raise ArgumentError(
+                f"formats={list(format_names or ())!r}: moments of float64 parameters are kept in float64; use "
+                "'float32', which means the dtype of computation, or convert the parameters to float32"
+            )
     _check_apart(list(_written(names, params, slots)))
 
 
 def check_step(
     names: Sequence[str],
     params: Sequence[np.ndarray],
-    slots: Sequence[Sequence[np.ndarray]],
+    slots: Sequence[Sequence[Stored]],
     grads: Sequence[np.ndarray | None],
 ) -> None:
     """The arrays of one step, of a plan that passed `check_plan`: the gradients, and what may have changed since.
@@ -87,11 +135,13 @@ def check_step(
             continue
         _check_layout(name, "the parameter", param)
         _check_writeable(name, "the parameter", param)
-        for arrays in slots:
-            if (arrays[i].shape, arrays[i].dtype) != (param.shape, param.dtype):
+        for slot in slots:
+            kept = formats.arrays(slot[i])[0]
+            native = kept.dtype not in (np.float32, np.float64) or kept.dtype == compute_dtype(param.dtype)
+            if kept.shape != param.shape or not native:
                 raise ArrayError(
                     f"tensor {name!r}: the parameter has become {param.dtype}{list(param.shape)} and its moments are "
-                    f"{arrays[i].dtype}{list(arrays[i].shape)}; make a new optimizer for it"
+                    f"{kept.dtype}{list(kept.shape)}; make a new optimizer for it"
                 )
         _check_layout(name, "the gradient", grad)
         _check_unmasked(name, "the gradient", grad)
@@ -110,6 +160,44 @@ def check_step(
                 f"tensor {name!r}: its gradient shares memory with {what} of {other!r}, which the step writes; "
                 "pass a copy of the gradient, g.copy()"
             )
+
+
+def _check_slot(name: str, column: Column, slot: Any, param: np.ndarray) -> None:
+    what = f"slot {column.name}"
+    if (column.format == "int8") != isinstance(slot, Blocks):
+        wanted = "adamas.formats.Blocks(codes, scales)" if column.format == "int8" else "a numpy.ndarray"
+        raise ArrayError(
+            f"tensor {name!r}: {what} is a {type(slot).__name__}; in the format {column.format!r} give {wanted}"
+        )
+    if column.format == "int8":
+        codes = np.dtype(np.int8 if column.kind == "signed" else np.uint8)
+        _check_stored(name, f"{what} (codes)", slot.codes, codes, param)
+        scales = (-(-param.size // formats.SCALED),)
+        _check_stored(name, f"{what} (scales)", slot.scales, np.dtype(np.float32), param, scales)
+    elif column.format == "correction":
+        _check_stored(name, what, slot, np.dtype(np.int8), param)
+    elif column.format == "bfloat16":
+        _check_stored(name, what, slot, BFLOAT16, param)
+    else:
+        _check_stored(name, what, slot, compute_dtype(param.dtype), param)
+
+
+def _check_stored(
+    name: str, what: str, array: Any, dtype: np.dtype[Any], param: np.ndarray, shape: tuple[int, ...] | None = None
+) -> None:
+    """shape: None for the parameter's."""
+    _check_layout(name, what, array)
+    shape = param.shape if shape is None else shape
+    if array.dtype != dtype:
+        raise ArrayError(
+            f"tensor {name!r}: {what} has dtype {array.dtype} and the parameter {param.dtype}; give {dtype}, as "
+            "adamas.formats.zeros makes it"
+        )
+    if array.shape != shape:
+        raise ArrayError(
+            f"tensor {name!r}: {what} has shape {array.shape} and the parameter {param.shape}; give one of {shape}"
+        )
+    _check_writeable(name, what, array)
 
 
 def _check_layout(name: str, what: str, array: Any) -> None:
@@ -165,13 +253,13 @@ def _bounds(array: np.ndarray) -> tuple[int, int]:
 
 
 def _written(
-    names: Sequence[str], params: Sequence[np.ndarray], slots: Sequence[Sequence[np.ndarray]]
+    names: Sequence[str], params: Sequence[np.ndarray], slots: Sequence[Sequence[Stored]]
 ) -> Iterator[tuple[int, int, str, str]]:
     """(first byte, one past the last, name, what it is) of every array that a step writes, but empty ones."""
     for i, name in enumerate(names):
         if params[i].size:
             yield (*_bounds(params[i]), name, "the parameter")
-            for array in (slot[i] for slot in slots):
+            for array in (array for slot in slots for array in formats.arrays(slot[i])):
                 yield (*_bounds(array), name, "a slot")
 
 

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
 from adamas.errors import KernelError
-from adamas.formats import NATIVE, Key, name_key
+from adamas.formats import NATIVE, PARAMETER, Format, Halves, Key, Stored, moment, name_key, piece, weight, write
 from adamas.kernels import arrays
 from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
 from adamas.scalars import carry_on, scalars
@@ -33,12 +34,18 @@ class Plan:
     Args:
         rule: the switches.
         names: one per tensor, for messages and for the keys of stochastic rounding.
-        params: float32 or float64, all of one dtype, C-contiguous, written in place.
-        slots: slots[s][i] is slot s (in the order of `rule.slots`) of tensor i, of its parameter's shape and dtype.
-        seed: keys stochastic rounding together with names and steps; moments in the parameter's dtype do not round.
+        params: float32, float64, bfloat16 (of ml_dtypes) or float16, all of one dtype, C-contiguous, written in place.
+            Those of 16 bits are computed in float32.
+        slots: slots[s][i] is slot s (in the order of `rule.slots`) of tensor i, as `formats.zeros` makes it: an array
+            of its parameter's shape, or `Blocks`. After them, where weights are split, the corrections: int8 arrays.
+        seed: keys stochastic rounding together with names, steps, slots and elements.
+        formats: how slots are stored, one name per slot of the rule: "float32" (the dtype of computation, also where
+            that is float64), "bfloat16", "int8". None: all "float32".
+        weights: how parameters of 16 bits are rounded: "nearest", "stochastic", or "split" (`formats.Split`).
 
     Raises:
         ArrayError: an array cannot take part; names the tensor.
+        ArgumentError: formats or weights are not for this rule or these parameters.
     """
 
     def __init__(
@@ -46,12 +53,16 @@ class Plan:
         rule: Rule,
         names: Sequence[str],
         params: Sequence[np.ndarray],
-        slots: Sequence[Sequence[np.ndarray]],
+        slots: Sequence[Sequence[Stored]],
         seed: int = 0,
+        formats: Sequence[str] | None = None,
+        weights: str = "nearest",
     ) -> None:
-        arrays.check_plan(rule, names, params, slots)
+        arrays.check_plan(rule, names, params, slots, formats, weights)
         self._rule, self._seed, self._keys = rule, seed, [name_key(name) for name in names]
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
+        self._formats = [moment(column.format, column.kind) for column in arrays.columns(rule, formats, "nearest")]
+        self._weight: Format = weight(weights, params[0].dtype) if params else NATIVE
 
     def step(
         self,
@@ -133,18 +144,28 @@ class Plan:
             return np.array([sum_of_squares([grad]) for grad in grads], np.float64)
 
     def _step_one(self, i: int, grad: np.ndarray, t: int, numbers: Scalars, clipped: bool) -> None:
-        dtype = grad.dtype.type
+        param, dtype = self._params[i], arrays.compute_dtype(grad.dtype).type
         s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
         tiny = np.finfo(dtype).tiny
-        p, g, slots = self._params[i].reshape(-1), grad.reshape(-1), [slot[i].reshape(-1) for slot in self._slots]
-        for begin in range(0, p.size, _CHUNK):
-            part = slice(begin, begin + _CHUNK)
-            key = Key(self._seed, self._keys[i], t, begin)
-            stored = [NATIVE.decode(slot[part]) for slot in slots]
-            new, moments = update(self._rule, p[part], g[part], stored, s, coupled=coupled, clipped=clipped, tiny=tiny)
-            p[part] = new
-            for slot, moment in zip(slots, moments, strict=True):
-                slot[part] = NATIVE.encode(moment, key)
+        slots: list[Any] = [slot[i] for slot in self._slots]
+        p = Halves(param, slots.pop()) if len(slots) > len(self._formats) else param
+        for begin in range(0, param.size, _CHUNK):
+            end = min(begin + _CHUNK, param.size)
+            pieces = [piece(slot, begin, end) for slot in slots]
+            new, moments = update(
+                self._rule,
+                self._weight.decode(piece(p, begin, end)),
+                grad.reshape(-1)[begin:end].astype(dtype, copy=False),
+                [form.decode(stored) for form, stored in zip(self._formats, pieces, strict=True)],
+                s,
+                coupled=coupled,
+                clipped=clipped,
+                tiny=tiny,
+            )
+            key = Key(self._seed, self._keys[i], t, PARAMETER, begin)
+            write(piece(p, begin, end), self._weight.encode(new, key))
+            for slot, (form, stored, x) in enumerate(zip(self._formats, pieces, moments, strict=True)):
+                write(stored, form.encode(x, key._replace(slot=slot)))
 
 
 def sum_of_squares(grads: Sequence[np.ndarray | None]) -> float:

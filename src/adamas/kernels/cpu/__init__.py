@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from adamas.errors import ArgumentError, KernelError
-from adamas.formats import name_key
+from adamas.formats import Stored, name_key
 from adamas.kernels import arrays
 from adamas.kernels.reference import ieee
 from adamas.rule import Clip, Rule
@@ -85,14 +86,21 @@ class Plan:
         rule: Rule,
         names: Sequence[str],
         params: Sequence[np.ndarray],
-        slots: Sequence[Sequence[np.ndarray]],
+        slots: Sequence[Sequence[Stored]],
         seed: int = 0,
+        formats: Sequence[str] | None = None,
+        weights: str = "nearest",
     ) -> None:
         _require()
-        arrays.check_plan(rule, names, params, slots)
+        arrays.check_plan(rule, names, params, slots, formats, weights)
+        if set(formats or ()) - {"float32"} or any(p.dtype != arrays.compute_dtype(p.dtype) for p in params):
+            raise KernelError(
+                "libadamas stores float32 and float64 only; kernels.choose(native=False) names who serves"
+            )
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
         keys = [name_key(name) for name in names]
-        self._plan = _shim.Plan(rule_codes(rule), self._params, self._slots, keys, seed) if names else None
+        native: list[list[Any]] = list(self._slots)
+        self._plan = _shim.Plan(rule_codes(rule), self._params, native, keys, seed) if names else None
 
     def step(
         self,
