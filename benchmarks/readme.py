@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from pathlib import Path
 
-from benchmarks.harness import ROOT
+from adamas.bench.report import wide
 
+ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 SECTION = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
 
@@ -27,7 +28,7 @@ def section() -> str:
         "",
     ]
     for kind, title in SHOWN.items():
-        lines += [*table(title, contents[kind]["cases"]), ""]
+        lines += [*wide(title, contents[kind]["cases"], "adamas", units=True), ""]
     return "\n".join([*lines, ""])
 
 
@@ -36,19 +37,3 @@ def write() -> None:
     text = section()
     for name in READMES:
         (ROOT / name).write_text(SECTION.sub(lambda _: text, (ROOT / name).read_text()))
-
-
-def table(title: str, cases: list[dict[str, Any]]) -> list[str]:
-    """One row for each peer of any case, one column for each case."""
-    head = " | ".join(f"{case['case']}: {case['unit']}" for case in cases)
-    lines = [f"| {title} | {head} |", "| --- |" + " ---: |" * len(cases)]
-    figures = [{row["peer"]: _figure(row["figure"]) for row in case["rows"]} for case in cases]
-    for peer in dict.fromkeys(peer for case in figures for peer in case):
-        name = f"**{peer}**" if peer.startswith("adamas") else peer
-        lines.append(f"| {name} | " + " | ".join(case.get(peer, "") for case in figures) + " |")
-    return lines
-
-
-def _figure(value: float) -> str:
-    """Three digits, thousands apart."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"

@@ -7,6 +7,7 @@ The library is one optimizer for several frameworks, and a training loop:
     from adamas.tensorflow import Adam, AdamW       tf.Variables in a loop of your own
     from adamas.torch import Adam, AdamW            PyTorch on the CPU
     from adamas.train import fit                    model.fit, many times faster
+    from adamas.bench import bench                  what a step costs here, beside its peers
 
 `import adamas` loads NumPy and the standard library only; a framework is loaded with the module that needs it. Read
 `adamas.rule` for the mathematics.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         AdamasError,
         ArgumentError,
         ArrayError,
+        BenchmarkError,
         DataError,
         GradientError,
         KernelError,
@@ -41,6 +43,7 @@ __all__ = [
     "AdamasError",
     "ArgumentError",
     "ArrayError",
+    "BenchmarkError",
     "DataError",
     "GradientError",
     "Hyper",
@@ -68,7 +71,7 @@ _HOMES = {
     "set_threads": "adamas.kernels.cpu",
 }
 # `adamas.numpy` works after `import adamas` alone, as `adamas.keras` does where Keras is installed.
-_MODULES = "compare errors formats gradients groups kernels keras numpy rule state tensorflow torch train".split()
+_MODULES = "bench compare errors formats gradients groups kernels keras numpy rule state tensorflow torch train".split()
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@
     ├── StateError         (ValueError)    an optimizer state or checkpoint that does not fit
     ├── DataError          (ValueError)    a data set that cannot be trained on or predicted from
     ├── RunError           (RuntimeError)  a run folder that is missing, unfinished or damaged
+    ├── BenchmarkError     (RuntimeError)  something that could not be measured, or would compare what is not the same
     ├── KernelError        (RuntimeError)  a kernel was asked for that cannot serve here; says why
     └── MissingExtraError  (ImportError)   an optional package is absent; names the extra to install
 
@@ -59,6 +60,10 @@ class DataError(AdamasError, ValueError):
 
 class RunError(AdamasError, RuntimeError):
     """A run folder is missing, unfinished or damaged."""
+
+
+class BenchmarkError(AdamasError, RuntimeError):
+    """A benchmark's worker has ended, or what it would compare is not the same."""
 
 
 class KernelError(AdamasError, RuntimeError):

@@ -42,11 +42,18 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         best = min(best, time.perf_counter() - start)
     assert shown.returncode == 0
     assert all(
-        verb in shown.stdout for verb in ("train", "evaluate", "predict", "explain", "doctor", "adamas train digits")
+        verb in shown.stdout
+        for verb in ("train", "evaluate", "predict", "explain", "bench", "doctor", "adamas train digits")
     )
     assert best < 1.0  # a quiet machine takes 0.2 s; TensorFlow alone would take 3
     check = "import atexit, sys; atexit.register(lambda: print(sorted(m for m in sys.modules if '.' not in m)))"
-    for words in (("--help",), ("train", "--help"), ("explain", "--help"), ("train", "digits", "--epoch", "3")):
+    for words in (
+        ("--help",),
+        ("train", "--help"),
+        ("explain", "--help"),
+        ("bench", "step", "--help"),
+        ("train", "digits", "--epoch", "3"),
+    ):
         loaded = adamas(*words, program=check).stdout
         assert "'click'" in loaded
         for heavy in ("tensorflow", "keras", "sklearn", "pydantic", "matplotlib", "rich", "yaml", "torch", "jax"):
@@ -81,7 +88,7 @@ def test_without_a_part_of_the_extra_the_verb_says_what_to_install(package: str,
     [
         (["trian", "digits"], "no verb 'trian': did you mean train?"),
         (["compare", "digits"], "no verb 'compare': not in this version; use train DATA --against"),
-        (["xyzzy"], "the verbs are train, evaluate, predict, explain, doctor"),
+        (["xyzzy"], "the verbs are train, evaluate, predict, explain, bench, doctor"),
         (["train"], "Missing argument 'DATA'"),
         (["train", "digits", "iris"], "unexpected extra argument"),
         (["train", "digits", "--epoch", "3"], "Did you mean '--epochs'?"),
@@ -100,6 +107,10 @@ def test_without_a_part_of_the_extra_the_verb_says_what_to_install(package: str,
         (["train", "digits", "--program", "xla-lop"], "did you mean xla-loop?"),
         (["evaluate", "runs/latest", "digits", "--part", "tset"], "did you mean test?"),
         (["predict", "runs/latest", "digits"], "Missing option '-o'"),
+        (["bench", "stap"], "no kind 'stap': did you mean step?"),
+        (["bench", "xyzzy"], "give one of step, scaling, features, rows, memory, train"),
+        (["bench", "step", "--rounds", "0"], "at least 1"),
+        (["bench", "step", "--python", "torch"], "'torch': give FRAMEWORK=PATH"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(

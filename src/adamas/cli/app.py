@@ -19,7 +19,7 @@ import click
 import adamas
 from adamas.errors import AdamasError
 
-VERBS = ("train", "evaluate", "predict", "explain", "doctor")  # in the order of use
+VERBS = ("train", "evaluate", "predict", "explain", "bench", "doctor")  # in the order of use
 
 
 class Terminated(KeyboardInterrupt):

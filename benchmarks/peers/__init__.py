@@ -1,1 +1,0 @@
-"""The peers: one module a framework, each with `step(shapes)` and, where it trains, `fit(width, epochs)`."""

@@ -1,0 +1,48 @@
+"""What a step needs for itself: the most memory of the process above what it had before, and the optimizer's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adamas.bench.case import Case, Rounds, Target
+
+FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax")
+# What was freed goes back to the system, so that the next step's need shows: with oneDNN, TensorFlow keeps it; glibc
+# keeps blocks of up to 32 MB in the threads' arenas unless told from which size on a block is the system's.
+ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
+OURS = "adamas.keras eager"
+PARAMETERS = 64 * 2**20
+
+
+def cases(scale: float) -> list[Case]:
+    size = max(64, round(PARAMETERS * scale))
+
+    def case(key: str, name: str, tensors: int, what: str, targets: tuple[Target, ...] = ()) -> Case:
+        arguments = {"shapes": [[size // tensors]] * tensors, "what": what}
+        return Case(key, name, arguments, "bytes a parameter", lambda b: b / size, OURS, targets, measures="bytes")
+
+    def at_most(peer: str, bytes_a_parameter: float) -> Target:
+        return Target(f"{peer}, bytes a parameter", Largest(peer, 1 / size), None, bytes_a_parameter)
+
+    ours = tuple(at_most(f"adamas.keras {way}", 0.1) for way in ("eager", "graph"))
+    held = tuple(at_most(f"adamas.keras {way}, a value held", 4.1) for way in ("eager", "graph"))
+    return [
+        case("one", "a step's own memory: 64 M parameters in one tensor", 1, "step", (*ours, *held)),
+        case("sixteen", "a step's own memory: 64 M parameters in 16 tensors", 16, "step", (*ours, *held)),
+        case("state", "state of the optimizer: 64 M parameters in one tensor", 1, "state"),
+    ]
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest of all rounds, times `factor`."""
+
+    row: str
+    factor: float
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return (self.row,)
+
+    def __call__(self, rounds: Rounds) -> float:
+        return self.factor * max(values[self.row] for values in rounds)
