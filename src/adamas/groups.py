@@ -35,7 +35,7 @@ class Group:
         match: a pattern for names, in which `*` stands for any characters, `?` for one and `[ab]` for one of a set;
             several such patterns; or a function of (name, shape) that says whether a tensor belongs, such as
             `no_decay`. Upper and lower case differ.
-        lr, betas, eps, eps_root, weight_decay: as for the optimizer.
+        lr, betas, eps, eps_root, weight_decay, moments, weights: as for the optimizer.
         name: for messages and tables; by default it is made from `match`.
 
     Raises:
@@ -49,6 +49,8 @@ class Group:
     eps: float | None = None
     eps_root: float | None = None
     weight_decay: float | None = None
+    moments: str | None = None
+    weights: str | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -188,6 +190,11 @@ class Numbers:
     def groups(self) -> tuple[LiveGroup, ...]:
         """The optimizer's own group, and the others in their order."""
         return tuple(LiveGroup(self, k) for k in range(len(self._rows_of)))
+
+    def setting(self, name: str, own: str) -> list[str]:
+        """Each tensor's value of a setting that is not a number; `own` is the optimizer's."""
+        values = [own, *(own if getattr(group, name) is None else getattr(group, name) for group in self._groups)]
+        return [values[of] for of in self.group_of]
 
     def fit(self, hypers: Sequence[Hyper], row_of: Mapping[str, int]) -> list[Hyper]:
         """The numbers that each row takes over from a state with these numbers; nothing is changed.

@@ -348,7 +348,7 @@ def test_a_wrong_state_dict_changes_nothing() -> None:
         (altered(state=other_names), r"scale: not in the state\n.*x: not in the optimizer"),
         (altered(state={**whole, "layer/w": {**w, "m": w["m"].T}}), "differ in shape"),
         (altered(state={**whole, "layer/w": {**w, "m": w["m"].T, "v": w["v"].T}}), r"has shape \(5, 7\)"),
-        (altered(state={**whole, "layer/w": {**w, "m": 1.0}}), "must be arrays"),
+        (altered(state={**whole, "layer/w": {**w, "m": 1.0}}), "slot m must be an array or int8 blocks, not a float"),
         (altered(state={**whole, "layer/w": {**w, "step": -1}}), "step -1"),
         (altered(state={**whole, "layer/w": {"group": 0, "m": w["m"], "v": w["v"]}}), "step"),
         (altered(state={**whole, "layer/w": {"step": 1, "group": 0, "v": w["v"]}}), r"its slots are \['v'\]"),

@@ -9,15 +9,18 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from support.stepping import same_bits
 
 from adamas import state
 from adamas.errors import StateError
+from adamas.formats import Blocks
 from adamas.numpy import Adam, AdamW
 from adamas.rule import Hyper, Rule
 from adamas.state import State
@@ -103,7 +106,7 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
         metadata = file.metadata()
     assert list(metadata) == ["adamas.state"]
     described = json.loads(metadata["adamas.state"])
-    assert (sorted(described), described["version"]) == (["checksum", "state", "version"], 1)
+    assert (sorted(described), described["version"]) == (["checksum", "state", "version"], 2)
     assert json.loads(described["state"]) == {
         "rule": {
             "eps_mode": "paper",
@@ -127,13 +130,83 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
                 "weight_lr_power": 2.0,
             }
         ],
-        "tensors": [["dense/kernel", 3, 0], ["b", 4, 0], ["s", 3, 0], ["e", 3, 0]],
+        "tensors": [["dense/kernel", 3, 0, []], ["b", 4, 0, []], ["s", 3, 0, []], ["e", 3, 0, []]],
     }
     digest = hashlib.blake2b(described["state"].encode(), digest_size=32)
     for name, shape in (("dense/kernel", b"[4, 3]"), ("b", b"[3]"), ("s", b"[]"), ("e", b"[0]")):
         for slot in ("m", "v", "vmax"):
             digest.update(b"float32" + shape + tensors[f"{slot}/{name}"].tobytes())
     assert described["checksum"] == digest.hexdigest()
+
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    """As the first Adamas wrote them: no carries, and fewer switches and numbers."""
+    tensors = {"m/a": np.array([1.0, 2.0], np.float32), "v/a": np.array([3.0, 4.0], np.float32)}
+    text = json.dumps(
+        {
+            "rule": {"eps_mode": "paper", "decay": "coupled", "amsgrad": "off", "maximize": False},
+            "hypers": [{"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.0}],
+            "tensors": [["a", 3, 0]],
+        }
+    )
+    digest = hashlib.blake2b(text.encode(), digest_size=32)
+    for array in tensors.values():
+        digest.update(b"float32[2]" + array.tobytes())
+    for version in (1, 2):
+        described = json.dumps({"version": version, "state": text, "checksum": digest.hexdigest()})
+        save_file(tensors, tmp_path / str(version), metadata={"adamas.state": described})
+    read = state.load(tmp_path / "1")
+    assert equal(
+        read, State(Rule(decay="coupled"), {"a": {"m": tensors["m/a"], "v": tensors["v/a"]}}, {"a": 3}, [Hyper(0.1)])
+    )
+    with pytest.raises(StateError, match="not a sound optimizer state"):
+        state.load(tmp_path / "2")
+
+
+def test_what_is_stored_in_fewer_bits_is_written_as_it_is(tmp_path: Path) -> None:
+    """The format of docs/formats.md, which other readers of safetensors see by its dtypes."""
+    rng = np.random.default_rng(1)
+    blocks = Blocks(rng.integers(-127, 128, (9, 10)).astype(np.int8), rng.random(2).astype(np.float32))
+    own = State(
+        Rule(nesterov="scheduled"),
+        {
+            "a/b": {
+                "m": blocks,
+                "v": rng.random((9, 10)).astype(bfloat16),
+                "average": rng.random((9, 10)).astype("f4"),
+            },
+            "c": {"m": np.ones(2), "v": np.ones(2), "correction": np.array([-128, 127], np.int8)},
+        },
+        {"a/b": 1, "c": 2},
+        [Hyper()],
+        carries={"a/b": (0.25,), "c": (1.0,)},
+    )
+    state.save(tmp_path / "x", own)
+    with safe_open(tmp_path / "x", framework="numpy") as file:
+        dtypes = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+    assert dtypes == {
+        "m/a/b": "I8",
+        "m.scales/a/b": "F32",
+        "v/a/b": "BF16",
+        "average/a/b": "F32",
+        "m/c": "F64",
+        "v/c": "F64",
+        "correction/c": "I8",
+    }
+    read = state.load(tmp_path / "x")
+    assert dict(read.carries) == {"a/b": (0.25,), "c": (1.0,)}
+    assert read.dtypes == {"a/b": "float32", "c": "float64"}
+    assert list(read.slots["a/b"]) == ["m", "v", "average"]
+    stored = read.slots["a/b"]["m"]
+    assert isinstance(stored, Blocks)
+    assert np.array_equal(stored.codes, blocks.codes)
+    assert same_bits(stored.scales, blocks.scales)
+    assert np.asarray(read.slots["a/b"]["v"]).tobytes() == np.asarray(own.slots["a/b"]["v"]).tobytes()
+    whole = (tmp_path / "x").read_bytes()
+    scale = blocks.scales[1:].tobytes()
+    (tmp_path / "x").write_bytes(whole.replace(scale, np.float32(0.5).tobytes()))
+    with pytest.raises(StateError, match="checksum differs"):
+        state.load(tmp_path / "x")
 
 
 def test_equal_states_are_equal_bytes(tmp_path: Path) -> None:
@@ -204,7 +277,8 @@ def test_another_shape_of_the_same_size_is_noticed(tmp_path: Path) -> None:
         (None, "not an optimizer state"),
         ("{", "not a sound optimizer state"),
         ("[]", "not a sound optimizer state"),
-        ('{"version": 2}', "version 2 .*reads version 1"),
+        ('{"version": 3}', "version 3 .*reads versions 1 and 2"),
+        ('{"version": 2}', "not a sound optimizer state.*'state'"),
         ('{"version": 1}', "not a sound optimizer state.*'state'"),
         ('{"version": 1, "state": "{}", "checksum": ""}', "not a sound optimizer state.*'rule'"),
         ('{"version": 1, "state": "[", "checksum": ""}', "not a sound optimizer state"),
@@ -232,6 +306,7 @@ import resource, sys
 import numpy as np
 from adamas import state
 from adamas.errors import StateError
+from adamas.formats import Blocks
 from adamas.numpy import Adam
 optimizer = Adam([np.zeros(300_000)])
 import signal
@@ -297,6 +372,11 @@ def test_the_differences_of_a_wrong_model_are_listed() -> None:
         own.check_fits(own.rule, many, dict.fromkeys(many, "float32"))
 
 
+def M(m: Any, v: Any = np.float64, **more: Any) -> dict[str, Any]:
+    """The slots of a parameter of two elements, of which m is wrong."""
+    return {"slots": {"a": {"m": m, "v": np.zeros(2, v), **more}}}
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -306,9 +386,20 @@ def test_the_differences_of_a_wrong_model_are_listed() -> None:
         ({"steps": {"a": 2**63 - 1}}, "step 9223372036854775807 is not an integer from 0 to"),
         ({"groups": {"a": 1}}, "group 1 is not an index"),
         ({"hypers": []}, "one or more adamas.Hyper"),
+        ({"carries": {"a": (1.0,)}}, "a: its carries must be 0 numbers"),
+        ({"carries": {"b": ()}}, "carries must name the same parameters"),
+        (M(Blocks(np.zeros(2, np.uint8), np.zeros(1, np.float32))), "slot m holds codes of uint8, and is signed: int8"),
+        (M(Blocks(np.zeros(2, np.int8), np.zeros(2, np.float32))), "one float32 scale for each 64 of its 2 codes"),
+        (M(Blocks(np.zeros(2, np.int8), np.zeros(1))), "one float32 scale"),
+        (M(Blocks(np.zeros(3, np.int8), np.zeros(1, np.float32)), np.float32), "differ in shape"),
+        (M(Blocks(np.zeros(2, np.int8), np.zeros(1, np.float32))), "differ in dtype: float64"),
+        (M(np.zeros(2, np.float32)), "differ in dtype: float64"),
+        (M(np.zeros(2), average=np.zeros(2, bfloat16)), "slot average must be one of float32, float64, not bfloat16"),
+        (M(np.zeros(2), correction=np.zeros(2)), "slot correction must be one of int8, not float64"),
+        (M(np.zeros(2), correction=np.zeros(3, np.int8)), "differ in shape"),
         ({"slots": {"a": {"v": np.zeros(2), "x": np.zeros(2)}}}, "the rule keeps"),
         ({"slots": {"a": {"m": np.zeros(2), "v": np.zeros(3)}}}, "differ in shape"),
-        ({"slots": {"a": {"m": np.zeros(2, int), "v": np.zeros(2, int)}}}, "float32 or float64"),
+        ({"slots": {"a": {"m": np.zeros(2, int), "v": np.zeros(2, int)}}}, "one of float32, float64, bfloat16, not"),
     ],
 )
 def test_a_state_must_be_one(parts: dict[str, object], message: str) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from adamas.formats import Stored
+from adamas.kernels.arrays import Formats
 from adamas.rule import Clip, Rule
 
 
@@ -29,8 +30,10 @@ class Plan(Protocol):
         params: Sequence[np.ndarray],
         slots: Sequence[Sequence[Stored]],
         seed: int = 0,
-        formats: Sequence[str] | None = None,
+        formats: Formats = None,
         weights: str = "nearest",
+        average: bool = False,
+        verify: int = 0,
     ) -> None: ...
 
     def step(
@@ -46,7 +49,11 @@ class Plan(Protocol):
         squares: float | None = None,
         taken: np.ndarray | None = None,
         carry: np.ndarray | None = None,
+        average_decay: float | None = None,
+        statistics: np.ndarray | None = None,
     ) -> float | None: ...
+
+    def ready(self, grads: Sequence[np.ndarray | None]) -> None: ...
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray: ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +21,9 @@ from adamas.rule import Rule
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), BFLOAT16, np.dtype(np.float16))
+
+
+Formats: TypeAlias = Sequence[str] | Sequence[Sequence[str]] | None
 
 
 class Column(NamedTuple):
@@ -36,8 +39,9 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
-def columns(rule: Rule, names: Sequence[str] | None, weights: str) -> list[Column]:
-    """The slots of a plan, in order: the rule's, in the formats of these names, and the correction of split weights.
+def columns(rule: Rule, names: Sequence[str] | None, weights: str, average: bool = False) -> list[Column]:
+    """The slots of a tensor, in order: the rule's, in the formats of these names; the correction of split weights; the
+    average of the weights.
 
     Raises:
         ArgumentError: not one name for each slot of the rule, or a format that does not store that kind.
@@ -50,7 +54,18 @@ def columns(rule: Rule, names: Sequence[str] | None, weights: str) -> list[Colum
     for slot, name in zip(rule.slots, names, strict=True):
         formats.moment(name, slot.kind)
         found.append(Column(slot.name, slot.kind, name))
-    return [*found, Column("correction", "signed", "correction")] if weights == "split" else found
+    if weights == "split":
+        found.append(Column("correction", "signed", "correction"))
+    return [*found, Column("average", "weight", "float32")] if average else found
+
+
+def each(names: Formats, n: int) -> list[Sequence[str] | None]:
+    """The formats of each of n tensors: given for each, or once for all."""
+    if names is None or not names or isinstance(names[0], str):
+        return [names] * n  # type: ignore[list-item]
+    if len(names) != n:
+        raise ArgumentError(f"formats were given for {len(names)} of {n} tensors; give one entry for each")
+    return list(names)
 
 
 def check_plan(
@@ -58,25 +73,28 @@ def check_plan(
     names: Sequence[str],
     params: Sequence[np.ndarray],
     slots: Sequence[Sequence[Stored]],
-    format_names: Sequence[str] | None = None,
+    format_names: Formats = None,
     weights: str = "nearest",
+    average: bool = False,
 ) -> None:
     """Parameters and slots that are to be stepped together: one dtype, written in place, nothing shared.
 
     Args:
         rule: says which slots there are, and in which order.
         names, params: one per tensor.
-        slots: slots[s][i] is slot s of tensor i; one more where weights are split.
-        format_names: one per slot of the rule. None: all in the dtype of computation.
+        slots: slots[s][i] is slot s of tensor i; one more where weights are split, and one where they are averaged.
+        format_names: one per slot of the rule, for all tensors or for each. None: all in the dtype of computation.
         weights: "nearest", "stochastic" or "split".
+        average: whether weights are averaged.
 
     Raises:
         ArrayError: an array cannot take part.
         ArgumentError: formats or weights are not for these slots or parameters.
     """
-    wanted = columns(rule, format_names, weights)
     if len(params) != len(names):
         raise ArrayError(f"{len(names)} names and {len(params)} parameters were given; give one name for each")
+    by_tensor = each(format_names, len(names))
+    wanted = columns(rule, by_tensor[0] if by_tensor else None, weights, average)
     if [len(slot) for slot in slots] != [len(names)] * len(wanted):
         raise ArrayError(
             f"the rule keeps {len(wanted)} slots ({', '.join(column.name for column in wanted)}) for each of "
@@ -99,17 +117,16 @@ def check_plan(
                 "a plan is of one dtype, so make one for each"
             )
         _check_writeable(name, "the parameter", param)
-        for column, slot in zip(wanted, slots, strict=True):
+        for column, slot in zip(columns(rule, by_tensor[i], weights, average), slots, strict=True):
             _check_slot(name, column, slot[i], param)
+            if column.format in ("bfloat16", "int8") and param.dtype == np.float64:
+                raise ArgumentError(
+                    f"tensor {name!r}: formats={column.format!r}: moments of float64 parameters are kept in float64; "
+                    "use 'float32', which means the dtype of computation, or convert the parameters to float32"
+                )
     if params:
         formats.weight(weights, params[0].dtype)
-        low = [column.format for column in wanted if column.format not in ("float32", "correction")]
-        if low and params[0].dtype == np.float64:
-            raise ArgumentError(
-                f"formats={list(format_names or ())!r}: moments of float64 parameters are kept in float64; use "
-                "'float32', which means the dtype of computation, or convert the parameters to float32"
-            )
-    _check_apart(list(_written(names, params, slots)))
+    check_apart(names, _all(params, slots), [])
 
 
 def check_step(
@@ -146,10 +163,26 @@ def check_step(
         _check_layout(name, "the gradient", grad)
         _check_unmasked(name, "the gradient", grad)
         _check_like(name, "the gradient", grad, param)
-    written = sorted(_written(names, params, slots))
+    check_apart(names, _all(params, slots), grads)
+
+
+def check_apart(
+    names: Sequence[str], arrays: Sequence[Sequence[np.ndarray]], grads: Sequence[np.ndarray | None]
+) -> None:
+    """Nothing if no memory that a step writes is written twice, or is a gradient's.
+
+    Args:
+        names: one per tensor.
+        arrays: all that is written of each tensor, its parameter first.
+        grads: what is read.
+
+    Raises:
+        ArrayError: arrays share memory.
+    """
+    written = sorted(_written(names, arrays))
     _check_apart(written)
     starts = [begin for begin, _, _, _ in written]
-    for name, grad in zip(names, grads, strict=True):
+    for name, grad in zip(names, grads, strict=False):
         if grad is None or grad.size == 0:
             continue
         begin, end = _bounds(grad)
@@ -252,14 +285,17 @@ def _bounds(array: np.ndarray) -> tuple[int, int]:
     return begin, begin + array.nbytes
 
 
-def _written(
-    names: Sequence[str], params: Sequence[np.ndarray], slots: Sequence[Sequence[Stored]]
-) -> Iterator[tuple[int, int, str, str]]:
+def _all(params: Sequence[np.ndarray], slots: Sequence[Sequence[Stored]]) -> list[list[np.ndarray]]:
+    """Every array that a step writes, by tensor, its parameter first."""
+    return [[param, *(a for slot in slots for a in formats.arrays(slot[i]))] for i, param in enumerate(params)]
+
+
+def _written(names: Sequence[str], arrays: Sequence[Sequence[np.ndarray]]) -> Iterator[tuple[int, int, str, str]]:
     """(first byte, one past the last, name, what it is) of every array that a step writes, but empty ones."""
-    for i, name in enumerate(names):
-        if params[i].size:
-            yield (*_bounds(params[i]), name, "the parameter")
-            for array in (array for slot in slots for array in formats.arrays(slot[i])):
+    for name, (param, *slots) in zip(names, arrays, strict=True):
+        if param.size:
+            yield (*_bounds(param), name, "the parameter")
+            for array in slots:
                 yield (*_bounds(array), name, "a slot")
 
 

@@ -18,7 +18,20 @@ from typing import Any
 import numpy as np
 
 from adamas.errors import KernelError
-from adamas.formats import NATIVE, PARAMETER, Format, Halves, Key, Stored, moment, name_key, piece, weight, write
+from adamas.formats import (
+    NATIVE,
+    PARAMETER,
+    Format,
+    Halves,
+    Key,
+    Stored,
+    moment,
+    name_key,
+    piece,
+    random_bits,
+    weight,
+    write,
+)
 from adamas.kernels import arrays
 from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
 from adamas.scalars import carry_on, scalars
@@ -26,6 +39,7 @@ from adamas.scalars import carry_on, scalars
 BLOCK = 4096  # ADAMAS_BLOCK in adamas.h: sums are defined over blocks of so many elements
 LANES = 16
 _CHUNK = 8 * BLOCK  # elements computed at once: the temporaries of `update` stay in the L2 cache
+_VERIFY = 254  # the number of the "slot" whose random bits choose what is computed twice
 
 
 class Plan:
@@ -37,11 +51,14 @@ class Plan:
         params: float32, float64, bfloat16 (of ml_dtypes) or float16, all of one dtype, C-contiguous, written in place.
             Those of 16 bits are computed in float32.
         slots: slots[s][i] is slot s (in the order of `rule.slots`) of tensor i, as `formats.zeros` makes it: an array
-            of its parameter's shape, or `Blocks`. After them, where weights are split, the corrections: int8 arrays.
+            of its parameter's shape, or `Blocks`. After them, where weights are split, the corrections: int8 arrays;
+            and where they are averaged, the averages: arrays of the dtype of computation.
         seed: keys stochastic rounding together with names, steps, slots and elements.
         formats: how slots are stored, one name per slot of the rule: "float32" (the dtype of computation, also where
-            that is float64), "bfloat16", "int8". None: all "float32".
+            that is float64), "bfloat16", "int8"; or one such list for each tensor. None: all "float32".
         weights: how parameters of 16 bits are rounded: "nearest", "stochastic", or "split" (`formats.Split`).
+        average: whether weights are averaged.
+        verify: N: about one block in N, chosen at random, is computed twice and compared; 0: none.
 
     Raises:
         ArrayError: an array cannot take part; names the tensor.
@@ -55,13 +72,20 @@ class Plan:
         params: Sequence[np.ndarray],
         slots: Sequence[Sequence[Stored]],
         seed: int = 0,
-        formats: Sequence[str] | None = None,
+        formats: arrays.Formats = None,
         weights: str = "nearest",
+        average: bool = False,
+        verify: int = 0,
     ) -> None:
-        arrays.check_plan(rule, names, params, slots, formats, weights)
+        arrays.check_plan(rule, names, params, slots, formats, weights, average)
         self._rule, self._seed, self._keys = rule, seed, [name_key(name) for name in names]
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
-        self._formats = [moment(column.format, column.kind) for column in arrays.columns(rule, formats, "nearest")]
+        self._formats = [
+            [moment(column.format, column.kind) for column in arrays.columns(rule, own, "nearest")]
+            for own in arrays.each(formats, len(names))
+        ]
+        self._split, self._average, self._verify = weights == "split", average, verify
+        self._second = [slot.name for slot in rule.slots].index("v" if rule.amsgrad == "off" else "vmax")
         self._weight: Format = weight(weights, params[0].dtype) if params else NATIVE
 
     def step(
@@ -77,6 +101,8 @@ class Plan:
         squares: float | None = None,
         taken: np.ndarray | None = None,
         carry: np.ndarray | None = None,
+        average_decay: float | None = None,
+        statistics: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient: parameters and slots change in place.
 
@@ -95,11 +121,18 @@ class Plan:
                 tensor in which it struck.
             carry: float64 [tensors, len(rule.carries)], the numbers that the rule carries; written as `taken` is.
                 Needed where the rule carries any.
+            average_decay: average <- average + (1 - average_decay) (p - average), with the new p before it is rounded.
+                Needed where weights are averaged.
+            statistics: float64 [tensors, 4], written where a tensor takes part: the sums of g^2 (as read, before
+                grad_scale), of (p_new - p_old)^2 and of p_new^2 (before p_new is rounded), in the order of
+                `sum_of_squares`; and how many second moments are below eps^2 - eps_root, so that eps decides the step.
 
         Returns:
             The global norm of the scaled gradients where it is checked or they are clipped by it, else None.
 
         Raises:
+            KernelError: a block was computed twice and gave two results, so memory or a processor is faulty; names the
+                tensor. The step has been taken.
             ArrayError: an array cannot take part; names the tensor. Nothing has been written.
             ValueError: t, table, rows, taken or carry are not as above. Nothing has been written.
         """
@@ -107,7 +140,8 @@ class Plan:
         active = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
         _check_tables([i for i, _ in active], len(self._names), t, table, rows, taken)
         _check_carry(self._rule, len(self._names), carry)
-        norm = None
+        self._check_extras(average_decay, statistics)
+        norm, differing = None, None
         with ieee():
             clipped = clip is not None and clip.kind in ("global_norm", "torch")
             if check or clipped:
@@ -126,12 +160,27 @@ class Plan:
                 hyper = hypers[0 if rows is None else int(rows[i])]
                 carried = () if carry is None else carry_on(self._rule, hyper, int(t[i]), carry[i].tolist())
                 numbers = scalars(self._rule, hyper, int(t[i]), scale, bound, carried)
-                self._step_one(i, grad, int(t[i]), numbers, clip is not None and clip.kind == "value")
+                by_value = clip is not None and clip.kind == "value"
+                if not self._step_one(i, grad, int(t[i]), numbers, by_value, average_decay, statistics):
+                    differing = differing or self._names[i]
                 if taken is not None:
                     taken[i] = t[i]
                 if carry is not None:
                     carry[i] = carried
+        if differing is not None:
+            raise KernelError(
+                f"tensor {differing!r}: a block of this step was computed twice and gave two results, so memory or a "
+                "processor of this machine is faulty; the step has been taken. Go on elsewhere from an older checkpoint"
+            )
         return norm
+
+    def ready(self, grads: Sequence[np.ndarray | None]) -> None:
+        """What `step` checks before it computes anything: nothing, or it raises.
+
+        Raises:
+            ArrayError: an array cannot take part; names the tensor.
+        """
+        arrays.check_step(self._names, self._params, self._slots, grads)
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
         """float64, one per tensor: the sum of the squares of its gradient, 0 where there is none; nothing is written.
@@ -143,29 +192,64 @@ class Plan:
         with ieee():
             return np.array([sum_of_squares([grad]) for grad in grads], np.float64)
 
-    def _step_one(self, i: int, grad: np.ndarray, t: int, numbers: Scalars, clipped: bool) -> None:
+    def _step_one(
+        self,
+        i: int,
+        grad: np.ndarray,
+        t: int,
+        numbers: Scalars,
+        clipped: bool,
+        average_decay: float | None,
+        statistics: np.ndarray | None,
+    ) -> bool:
+        """One tensor; False where something was computed twice and differed."""
         param, dtype = self._params[i], arrays.compute_dtype(grad.dtype).type
         s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
-        tiny = np.finfo(dtype).tiny
+        tiny, bound = np.finfo(dtype).tiny, dtype(numbers.eps * numbers.eps - numbers.eps_root)
+        formats, same = self._formats[i], True
         slots: list[Any] = [slot[i] for slot in self._slots]
-        p = Halves(param, slots.pop()) if len(slots) > len(self._formats) else param
+        average = slots.pop() if self._average else None
+        p: Any = Halves(param, slots.pop()) if self._split else param
+        sums = np.zeros(4)
         for begin in range(0, param.size, _CHUNK):
             end = min(begin + _CHUNK, param.size)
             pieces = [piece(slot, begin, end) for slot in slots]
-            new, moments = update(
-                self._rule,
-                self._weight.decode(piece(p, begin, end)),
-                grad.reshape(-1)[begin:end].astype(dtype, copy=False),
-                [form.decode(stored) for form, stored in zip(self._formats, pieces, strict=True)],
-                s,
-                coupled=coupled,
-                clipped=clipped,
-                tiny=tiny,
-            )
+            old, g = self._weight.decode(piece(p, begin, end)), grad.reshape(-1)[begin:end].astype(dtype, copy=False)
+            decoded = [form.decode(stored) for form, stored in zip(formats, pieces, strict=True)]
+            new, moments = update(self._rule, old, g, decoded, s, coupled=coupled, clipped=clipped, tiny=tiny)
             key = Key(self._seed, self._keys[i], t, PARAMETER, begin)
+            if self._is_verified(key):
+                twice = update(self._rule, old, g, decoded, s, coupled=coupled, clipped=clipped, tiny=tiny)
+                pairs = zip((new, *moments), (twice[0], *twice[1]), strict=True)
+                same = same and all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
+            if statistics is not None:
+                for column, values in enumerate((g, new - old, new)):
+                    for block in _block_sums(values).tolist():
+                        sums[column] += block
+                sums[3] += np.count_nonzero(moments[self._second] < bound)
+            if average is not None and average_decay is not None:
+                mean = piece(average, begin, end)
+                write(mean, mean + dtype(1.0 - average_decay) * (new - mean))
             write(piece(p, begin, end), self._weight.encode(new, key))
-            for slot, (form, stored, x) in enumerate(zip(self._formats, pieces, moments, strict=True)):
+            for slot, (form, stored, x) in enumerate(zip(formats, pieces, moments, strict=True)):
                 write(stored, form.encode(x, key._replace(slot=slot)))
+        if statistics is not None:
+            statistics[i] = sums
+        return same
+
+    def _is_verified(self, key: Key) -> bool:
+        return bool(self._verify) and int(random_bits(key._replace(slot=_VERIFY), 1)[0]) < 2**32 // self._verify
+
+    def _check_extras(self, average_decay: float | None, statistics: np.ndarray | None) -> None:
+        if (average_decay is not None) != self._average:
+            raise ValueError(f"average_decay={average_decay!r} for a plan with average={self._average}")
+        wanted = (len(self._names), 4)
+        if statistics is not None and (
+            statistics.dtype != np.float64 or statistics.shape != wanted or not statistics.flags.writeable
+        ):
+            raise ValueError(
+                f"statistics is {statistics.dtype}{list(statistics.shape)}: give writable float64{list(wanted)}"
+            )
 
 
 def sum_of_squares(grads: Sequence[np.ndarray | None]) -> float:

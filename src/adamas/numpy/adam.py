@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 from adamas.errors import ArgumentError
+from adamas.formats import Weights
 from adamas.groups import Group, check_betas
 from adamas.numpy.optimizer import Nonfinite, Optimizer
 from adamas.numpy.parameters import Arrays
 from adamas.rule import PRESETS, Hyper, Rule
+from adamas.storage import Moments
 
 Peer = Literal["torch", "keras", "optax"]
 
@@ -25,12 +27,12 @@ class Adam(Optimizer):
         v <- v + (1 - beta2) (g^2 - v)
         p <- p - lr / (1 - beta1^t) m / (sqrt(w / (1 - beta2^t)) + eps)
 
-    where w is v, or with amsgrad the largest v so far. m and v start at 0. Parameters of float32 are computed in
-    float32 and those of float64 in float64; scalars such as beta1^t in float64.
+    where w is v, or with amsgrad the largest v so far. m and v start at 0. Parameters of float64 are computed in
+    float64, all others in float32; scalars such as beta1^t in float64.
 
     Args:
-        params: a list, tuple or dict of float32 or float64 arrays of any shape, C-contiguous, writable, not
-            overlapping. `step` changes them in place. The two dtypes may be mixed.
+        params: a list, tuple or dict of arrays of any shape, C-contiguous, writable, not overlapping, of float32,
+            float64, float16 or bfloat16 (of ml_dtypes), also mixed. `step` changes them in place.
         lr: learning rate, at least 0. Also settable later: `optimizer.lr = 1e-4`.
         betas: decay rates (beta1, beta2) of the two moments, each in [0, 1).
         eps: added to the root, at least 0. None: the default of `like` (torch and optax 1e-8, keras 1e-7).
@@ -44,10 +46,17 @@ class Adam(Optimizer):
         no_decay: no weight decay for biases and the weights of normalisations: for the tensors that
             `adamas.groups.no_decay` matches (which says exactly which), but those of a group with a weight_decay of
             its own.
-        nonfinite: what a step does where the sum of squares of all gradients is not finite: "propagate" (the default)
-            computes with what is there; "skip" changes nothing, does not count the step, and counts in `skipped`;
-            "raise" changes nothing and raises. "skip" and "raise" read the gradients once more, as `max_norm` does,
-            and both share that one read.
+        moments: how moments are stored between steps: "float32", also for parameters of bfloat16 and float16 (8 bytes
+            a parameter; float64 for those of float64); "bfloat16" (4 bytes); or "int8" (2.125 bytes, in blocks with a
+            scale). Both round stochastically. Tensors of fewer than 4096 elements keep float32; `describe` tells.
+        weights: how parameters of bfloat16 and float16 are rounded after a step: "nearest"; "stochastic"; or, for
+            bfloat16, "split", which keeps 8 more bits of each weight, so that small updates add up.
+        seed: of stochastic rounding, from 0 to 2^64 - 1. It is no part of the state: to go on with the same random
+            numbers, give the same one.
+        nonfinite: what a step does where the sum of squares of all gradients is not finite: "propagate" computes with
+            what is there; "skip" changes nothing, does not count the step, and counts in `skipped`; "raise" changes
+            nothing and raises. "skip" and "raise" read the gradients once more, as `max_norm` does, and both share
+            that one read. None: "skip" where a moment is stored in int8, else "propagate".
 
     Raises:
         ArgumentError: a setting is outside its range, or a group has no tensor.
@@ -84,10 +93,23 @@ class Adam(Optimizer):
         eps_root: float = 0.0,
         groups: Sequence[Group] = (),
         no_decay: bool = False,
-        nonfinite: Nonfinite = "propagate",
+        moments: Moments = "float32",
+        weights: Weights = "nearest",
+        seed: int = 0,
+        nonfinite: Nonfinite | None = None,
     ) -> None:
         rule, hyper = _settings(self._peers, lr, betas, eps, weight_decay, amsgrad, maximize, like, eps_root)
-        super().__init__(params, rule, hyper, groups=groups, no_decay=no_decay, nonfinite=nonfinite)
+        super().__init__(
+            params,
+            rule,
+            hyper,
+            groups=groups,
+            no_decay=no_decay,
+            moments=moments,
+            weights=weights,
+            seed=seed,
+            nonfinite=nonfinite,
+        )
 
 
 class AdamW(Adam):

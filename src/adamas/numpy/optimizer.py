@@ -10,13 +10,16 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 
+from adamas import formats, storage
 from adamas.errors import ArgumentError, NonFiniteError, StateError, UnsupportedError
+from adamas.formats import Key, Weights, name_key
 from adamas.groups import Group, LiveGroup, Numbers
 from adamas.kernels import Plan, arrays, choose
 from adamas.kernels.reference import ieee
 from adamas.numpy.parameters import Arrays, Gradients, Parameters, has_none
 from adamas.rule import Clip, Hyper, Rule, is_number
 from adamas.state import State
+from adamas.storage import Described, Description, Moments, Storage
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 
@@ -26,16 +29,24 @@ class Common(TypedDict, total=False):
 
     groups: Sequence[Group]
     no_decay: bool
-    nonfinite: Nonfinite
+    moments: Moments
+    weights: Weights
+    seed: int
+    nonfinite: Nonfinite | None
 
 
 class _Part(NamedTuple):
-    """The tensors of one dtype: a kernel's plan is of one. `taken` counts each one's steps; the plan writes it."""
+    """The tensors of one dtype, rounded alike, which one plan steps.
+
+    taken   each one's steps so far; the plan writes it
+    carry   the numbers that the rule carries; the plan writes them
+    """
 
     plan: Plan
     members: list[int]
     rows: np.ndarray | None
     taken: np.ndarray
+    carry: np.ndarray
 
 
 class Optimizer:
@@ -45,7 +56,7 @@ class Optimizer:
         params: see `Adam`.
         rule: the switches.
         hyper: the numbers, of the tensors that no group gives others.
-        groups, no_decay, nonfinite: see `Adam`.
+        groups, no_decay, moments, weights, seed, nonfinite: see `Adam`.
     """
 
     def __init__(
@@ -56,22 +67,27 @@ class Optimizer:
         *,
         groups: Sequence[Group] = (),
         no_decay: bool = False,
-        nonfinite: Nonfinite = "propagate",
+        moments: Moments = "float32",
+        weights: Weights = "nearest",
+        seed: int = 0,
+        nonfinite: Nonfinite | None = None,
     ) -> None:
-        if nonfinite not in get_args(Nonfinite):
-            raise ArgumentError(f"nonfinite={nonfinite!r}: give one of {', '.join(map(repr, get_args(Nonfinite)))}")
-        self._rule, self._nonfinite, self._skipped = rule, nonfinite, 0
+        if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+            raise ArgumentError(f"seed={seed!r}: give an integer from 0 to 2^64 - 1")
+        self._rule, self._seed, self._skipped = rule, int(seed), 0
         self._parameters = Parameters(params)
         self._names, self._params = self._parameters.names, self._parameters.arrays
         self._numbers = Numbers(self._names, [param.shape for param in self._params], hyper, groups, no_decay)
-        self._slots = [[np.zeros(param.shape, param.dtype) for param in self._params] for _ in rule.slots]
+        self._storage = self._stored_how(moments, weights)
+        self._kept = [storage.fresh(rule, how, param) for how, param in zip(self._storage, self._params, strict=True)]
+        self._nonfinite = self._checked_nonfinite(nonfinite)
         self._lock = threading.RLock()  # re-entrant: a signal handler may save the state of a step it interrupts
-        by_dtype: dict[np.dtype[Any], list[int]] = {}
-        for i, param in enumerate(self._params):
-            by_dtype.setdefault(param.dtype, []).append(i)
-        self._parts = [self._part(members) for members in by_dtype.values()]
-        if len(self._parts) > 1:  # each plan has checked its own arrays only
-            arrays.check_step(self._names, self._params, self._slots, [None] * len(self._names))
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for i, (how, param) in enumerate(zip(self._storage, self._params, strict=True)):
+            alike.setdefault((param.dtype, how.weights), []).append(i)
+        self._parts = [self._part(members) for members in alike.values()]
+        if len(self._parts) > 1:
+            self._check_apart([])
 
     @property
     def lr(self) -> float:
@@ -105,7 +121,7 @@ class Optimizer:
     @property
     def kernel(self) -> str:
         """Which kernel serves, and why; with how many threads now."""
-        return str(choose())
+        return "; ".join(dict.fromkeys(str(choose(self._native(part.members))) for part in self._parts))
 
     def __repr__(self) -> str:
         size = sum(param.size for param in self._params)
@@ -155,7 +171,9 @@ class Optimizer:
             given = [ordered] if len(self._parts) == 1 else [[ordered[i] for i in p.members] for p in self._parts]
             squares = None
             if len(self._parts) > 1:  # everything is checked before the first plan writes, and the norm is over all
-                arrays.check_step(self._names, self._params, self._slots, ordered)
+                for part, own in zip(self._parts, given, strict=True):
+                    part.plan.ready(own)
+                self._check_apart(ordered)
                 squares = _total(self._squares(given)) if check or clip else None
             norm = None
             for part, own in zip(self._parts, given, strict=True):
@@ -169,32 +187,62 @@ class Optimizer:
                     check=check,
                     squares=squares,
                     taken=part.taken,
+                    carry=part.carry if self._rule.carries else None,
                 )
                 if check and norm is not None and not math.isfinite(norm):
                     self._refuse(ordered, given)
                     break
             return norm
 
+    def describe(self) -> Description:
+        """How each tensor is stored, its group and its bytes of state; `print` it."""
+        group_of, groups = self._numbers.group_of, self._numbers.groups()
+        tensors, plain = [], 0
+        for i, (name, param, how) in enumerate(zip(self._names, self._params, self._storage, strict=True)):
+            kept = self._kept[i]
+            rounded = "" if how.weights == "nearest" else f" {how.weights}"
+            tensors.append(
+                Described(
+                    name,
+                    param.shape,
+                    f"{param.dtype.name}{rounded}",
+                    groups[group_of[i]].name,
+                    {slot: storage.dtype_of(stored) for slot, stored in kept.items()},
+                    sum(map(storage.nbytes, kept.values())),
+                    how.why,
+                )
+            )
+            plain += len(self._rule.slots) * param.size * arrays.compute_dtype(param.dtype).itemsize
+        return Description(tensors, plain)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on exactly: plain dicts, numbers, and arrays that are copies.
 
         Returns:
             {"rule": {...}, "hypers": [{...}, ...], "state": {name: {"step": int, "group": int, "m": array, ...}}}; a
-            list's parameters are named "0", "1", ... "group" is an index into "hypers". The second moments of amsgrad
-            are in "vmax".
+            list's parameters are named "0", "1", ... "group" is an index into "hypers"; "carry" is there where the rule
+            carries numbers. The second moments of amsgrad are in "vmax". What is stored in int8 is
+            `adamas.formats.Blocks`.
         """
         state = self.portable_state()
         return {
             "rule": asdict(state.rule),
             "hypers": [asdict(hyper) for hyper in state.hypers],
             "state": {
-                name: {"step": state.steps[name], "group": state.groups[name], **slots}
+                name: {
+                    "step": state.steps[name],
+                    "group": state.groups[name],
+                    **({"carry": state.carries[name]} if state.rule.carries else {}),
+                    **slots,
+                }
                 for name, slots in state.slots.items()
             },
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave: moments, step counts and numbers (lr, betas, ...).
+
+        Moments in another format than this optimizer's are decoded, and stored in this one's.
 
         Raises:
             StateError: it belongs to other parameters or another formula, or is damaged; lists the differences. Nothing
@@ -204,16 +252,17 @@ class Optimizer:
             parts, keys = dict(state_dict), {"rule", "hypers", "state"}
             if set(parts) != keys:
                 raise StateError(f"a state_dict has the keys {sorted(keys)}, this one {sorted(map(str, parts))}")
-            entries = parts["state"]
+            entries, beside = parts["state"], ("step", "group", "carry")
             state = State(
                 rule=Rule(**parts["rule"]),
                 slots={
-                    name: {key: slot for key, slot in entry.items() if key not in ("step", "group")}
+                    name: {key: slot for key, slot in entry.items() if key not in beside}
                     for name, entry in entries.items()
                 },
                 steps={name: entry["step"] for name, entry in entries.items()},
                 hypers=[Hyper(**hyper) for hyper in parts["hypers"]],
                 groups={name: entry["group"] for name, entry in entries.items()},
+                carries={name: entry["carry"] for name, entry in entries.items() if "carry" in entry},
             )
         except StateError:
             raise
@@ -224,23 +273,27 @@ class Optimizer:
     def portable_state(self) -> State:
         """A copy of everything carried from step to step, for `adamas.state.save`."""
         with self._lock:
+            carried = [
+                (self._names[i], taken, tuple(carry))
+                for part in self._parts
+                for i, taken, carry in zip(part.members, part.taken.tolist(), part.carry.tolist(), strict=True)
+            ]
             return State(
                 rule=self._rule,
                 slots={
-                    name: {slot.name: own[i].copy() for slot, own in zip(self._rule.slots, self._slots, strict=True)}
-                    for i, name in enumerate(self._names)
+                    name: {slot: storage.copied(stored) for slot, stored in kept.items()}
+                    for name, kept in zip(self._names, self._kept, strict=True)
                 },
-                steps={
-                    self._names[i]: taken
-                    for part in self._parts
-                    for i, taken in zip(part.members, part.taken.tolist(), strict=True)
-                },
+                steps={name: taken for name, taken, _ in carried},
                 hypers=self._numbers.hypers,
                 groups=dict(zip(self._names, self._numbers.row_of.tolist(), strict=True)),
+                carries={name: carry for name, _, carry in carried},
             )
 
     def load_portable_state(self, state: State) -> None:
         """Take over a `State`, as `adamas.state.load` gives it: moments, step counts and numbers (lr, betas, ...).
+
+        Moments in another format than this optimizer's are decoded, and stored in this one's.
 
         Raises:
             StateError: it does not fit these parameters, this formula or these groups; lists the differences. Nothing
@@ -249,26 +302,78 @@ class Optimizer:
         state.check_fits(
             self._rule,
             {name: param.shape for name, param in zip(self._names, self._params, strict=True)},
-            {name: param.dtype.name for name, param in zip(self._names, self._params, strict=True)},
+            {name: arrays.compute_dtype(p.dtype).name for name, p in zip(self._names, self._params, strict=True)},
         )
         hypers = self._numbers.fit(state.hypers, state.groups)
-        with self._lock:
+        for name, kept in zip(self._names, self._kept, strict=True):
+            storage.check_optional(name, kept, state.slots[name])
+        with self._lock, ieee():
             for i, name in enumerate(self._names):
-                for slot, own in zip(self._rule.slots, self._slots, strict=True):
-                    own[i][...] = state.slots[name][slot.name]
+                key = Key(self._seed, name_key(name), state.steps[name], 0, 0)
+                storage.take_over(self._rule, self._storage[i], self._kept[i], state.slots[name], key)
             for part in self._parts:
                 part.taken[:] = [state.steps[self._names[i]] for i in part.members]
+                if self._rule.carries:
+                    part.carry[:] = [state.carries[self._names[i]] for i in part.members]
             self._numbers.set(hypers)
 
+    def _stored_how(self, moments: Moments, weights: Weights) -> list[Storage]:
+        """How each tensor is stored, by what was asked for it or its group."""
+        wanted = list(
+            zip(self._numbers.setting("moments", moments), self._numbers.setting("weights", weights), strict=True)
+        )
+        low = {
+            mode
+            for (_, mode), param in zip(wanted, self._params, strict=True)
+            if param.dtype not in (np.float32, np.float64)
+        }
+        for mode in {mode for _, mode in wanted} - low - {"nearest"}:
+            raise ArgumentError(
+                f"weights={mode!r} is for parameters of bfloat16 or float16, and there is none; leave it out"
+            )
+        found = []
+        for name, param, own in zip(self._names, self._params, wanted, strict=True):
+            try:
+                found.append(storage.choose(self._rule, param.dtype, param.size, *own))
+            except ArgumentError as error:
+                raise ArgumentError(f"tensor {name!r}: {error}") from None
+        return found
+
+    def _checked_nonfinite(self, nonfinite: Nonfinite | None) -> Nonfinite:
+        if nonfinite is None:
+            return "skip" if any("int8" in how.formats for how in self._storage) else "propagate"
+        if nonfinite not in get_args(Nonfinite):
+            raise ArgumentError(f"nonfinite={nonfinite!r}: give one of {', '.join(map(repr, get_args(Nonfinite)))}")
+        return nonfinite
+
+    def _native(self, members: list[int]) -> bool:
+        """Whether everything of these tensors is float32 or float64."""
+        return all(
+            self._params[i].dtype in (np.float32, np.float64) and set(self._storage[i].formats) == {"float32"}
+            for i in members
+        )
+
     def _part(self, members: list[int]) -> _Part:
-        plan = choose().plan(
+        plan = choose(self._native(members)).plan(
             self._rule,
             [self._names[i] for i in members],
             [self._params[i] for i in members],
-            [[slot[i] for i in members] for slot in self._slots],
+            [[self._kept[i][slot] for i in members] for slot in self._kept[members[0]]],
+            self._seed,
+            [self._storage[i].formats for i in members],
+            self._storage[members[0]].weights,
         )
         rows = None if self._numbers.rows is None else self._numbers.rows[members]
-        return _Part(plan, members, rows, np.zeros(len(members), np.int64))
+        carry = np.tile([carry.initial for carry in self._rule.carries], (len(members), 1))
+        return _Part(plan, members, rows, np.zeros(len(members), np.int64), carry)
+
+    def _check_apart(self, grads: list[np.ndarray | None]) -> None:
+        """No plan writes what another one writes or reads; each has checked its own arrays only."""
+        written = [
+            [param, *(array for stored in kept.values() for array in formats.arrays(stored))]
+            for param, kept in zip(self._params, self._kept, strict=True)
+        ]
+        arrays.check_apart(self._names, written, grads)
 
     def _squares(self, given: list[list[np.ndarray | None]]) -> list[float]:
         """Each gradient's sum of squares, in the order of the parameters."""

@@ -88,12 +88,15 @@ class Plan:
         params: Sequence[np.ndarray],
         slots: Sequence[Sequence[Stored]],
         seed: int = 0,
-        formats: Sequence[str] | None = None,
+        formats: arrays.Formats = None,
         weights: str = "nearest",
+        average: bool = False,
+        verify: int = 0,
     ) -> None:
         _require()
-        arrays.check_plan(rule, names, params, slots, formats, weights)
-        if set(formats or ()) - {"float32"} or any(p.dtype != arrays.compute_dtype(p.dtype) for p in params):
+        arrays.check_plan(rule, names, params, slots, formats, weights, average)
+        low = {name for own in arrays.each(formats, len(names)) for name in own or ()} - {"float32"}
+        if low or average or verify or any(p.dtype != arrays.compute_dtype(p.dtype) for p in params):
             raise KernelError(
                 "libadamas stores float32 and float64 only; kernels.choose(native=False) names who serves"
             )
@@ -115,9 +118,13 @@ class Plan:
         squares: float | None = None,
         taken: np.ndarray | None = None,
         carry: np.ndarray | None = None,
+        average_decay: float | None = None,
+        statistics: np.ndarray | None = None,
     ) -> float | None:
         """One step of every tensor that has a gradient, in place; see `kernels.reference.Plan.step`."""
         has_norm = check or (clip is not None and clip.kind in ("global_norm", "torch"))
+        if average_decay is not None or statistics is not None:
+            raise KernelError("libadamas has no averages and no statistics; kernels.choose(native=False) names who has")
         if squares is not None and has_norm:
             with ieee():
                 norm = abs(grad_scale) * math.sqrt(squares)
@@ -130,6 +137,10 @@ class Plan:
         status, own = self._plan.step(grads, t, table, rows, grad_scale, kind, bound, check, squares, taken, carry)
         self._check(status, grads)
         return (own if squares is None else norm) if has_norm else None
+
+    def ready(self, grads: Sequence[np.ndarray | None]) -> None:
+        """What `step` checks first; see `kernels.reference.Plan.ready`."""
+        arrays.check_step(self._names, self._params, self._slots, grads)
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
         """The sum of squares of each gradient; see `kernels.reference.Plan.squares`."""
