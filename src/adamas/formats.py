@@ -155,13 +155,13 @@ class BFloat16:
     def encode(self, x: np.ndarray, key: Key) -> np.ndarray:
         bits = _bits(x)
         size = bits & _MAGNITUDE
-        rounded = np.minimum(size + (_random(key, x) >> np.uint32(16)), np.uint32(0x7F7FFFFF)) >> np.uint32(16)
+        rounded = np.minimum(size + (random_bits(key, x.size) >> np.uint32(16)), np.uint32(0x7F7FFFFF)) >> np.uint32(16)
         kept = _unless_finite(size, rounded, infinity=0x7F80, nan=0x7FC0)
-        return _half(kept, bits, ml_dtypes.bfloat16)
+        return _half(kept, bits, ml_dtypes.bfloat16).reshape(x.shape)
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
-        bits = stored.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32)
+        bits = stored.reshape(-1).view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32).reshape(stored.shape)
 
 
 class Float16:
@@ -175,10 +175,10 @@ class Float16:
         # Below 2^-14 float16 is linear: 2^-14 more, and float32 is too.
         lift = size < np.uint32(113 << 23)
         lifted = np.where(lift, size.view(np.float32) + np.float32(2.0**-14), size.view(np.float32)).view(np.uint32)
-        rounded = (lifted + (_random(key, x) >> np.uint32(19))) >> np.uint32(13)
+        rounded = (lifted + (random_bits(key, x.size) >> np.uint32(19))) >> np.uint32(13)
         rounded = np.minimum(rounded - np.where(lift, np.uint32(113 << 10), np.uint32(112 << 10)), np.uint32(0x7BFF))
         kept = _unless_finite(size, rounded, infinity=0x7C00, nan=0x7E00)
-        return _half(kept, bits, np.float16)
+        return _half(kept, bits, np.float16).reshape(x.shape)
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         return stored.astype(np.float32)
@@ -196,18 +196,19 @@ class Split:
     def encode(self, x: np.ndarray, key: Key) -> Halves:
         bits = _bits(x)
         size = bits & _MAGNITUDE
-        whole = np.minimum((size + (_random(key, x) >> np.uint32(24))) >> np.uint32(8), np.uint32(0x7F7F7F))
+        whole = np.minimum((size + (random_bits(key, x.size) >> np.uint32(24))) >> np.uint32(8), np.uint32(0x7F7F7F))
         upper = (whole + np.uint32(0x80)) >> np.uint32(8)
         lower = np.where(size < _INFINITY, whole.astype(np.int32) - (upper << np.uint32(8)).astype(np.int32), 0)
         upper = _unless_finite(size, upper, infinity=0x7F80, nan=0x7FC0)
-        return Halves(_half(upper, bits, ml_dtypes.bfloat16), lower.astype(np.int8))
+        weight = _half(upper, bits, ml_dtypes.bfloat16)
+        return Halves(weight.reshape(x.shape), lower.astype(np.int8).reshape(x.shape))
 
     def decode(self, stored: Halves) -> np.ndarray:
-        upper = stored.weight.view(np.uint16).astype(np.int32)
+        upper = stored.weight.reshape(-1).view(np.uint16).astype(np.int32)
         # Somebody may have set the weight to 0 where the correction is negative: the maximum keeps it a number.
-        size = np.maximum(((upper & 0x7FFF) << 16) + stored.correction.astype(np.int32) * 256, 0)
+        size = np.maximum(((upper & 0x7FFF) << 16) + stored.correction.reshape(-1).astype(np.int32) * 256, 0)
         bits: np.ndarray = size | (upper & 0x8000) << 16
-        return bits.view(np.float32)
+        return bits.view(np.float32).reshape(stored.weight.shape)
 
 
 class Int8:
@@ -258,13 +259,12 @@ class Int8:
         return Blocks(code.reshape(-1)[: x.size].reshape(x.shape), scales)
 
     def decode(self, stored: Blocks) -> np.ndarray:
-        codes = stored.codes.astype(np.int32)
+        codes = stored.codes.reshape(-1).astype(np.int32)
         steps = np.abs(codes)
         steps += (self._coarse - 1) * np.minimum(steps, self._knee)
         z = ((steps << self._shift) + self._u.view(np.int32)).view(np.float32)
-        scales = np.repeat(stored.scales, SCALED)[: codes.size].reshape(codes.shape)
-        x: np.ndarray = (z - self._u) * scales
-        return np.where(codes < 0, -x, x)
+        x: np.ndarray = (z - self._u) * np.repeat(stored.scales, SCALED)[: codes.size]
+        return np.where(codes < 0, -x, x).reshape(stored.codes.shape)
 
 
 NATIVE = Native()
@@ -344,11 +344,7 @@ def write(where: Stored, stored: Stored) -> None:
 
 
 def _bits(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(x, np.float32).view(np.uint32).reshape(x.shape)
-
-
-def _random(key: Key, x: np.ndarray) -> np.ndarray:
-    return random_bits(key, x.size).reshape(x.shape)
+    return np.ascontiguousarray(x, np.float32).reshape(-1).view(np.uint32)
 
 
 def _unless_finite(size: np.ndarray, finite: np.ndarray, infinity: int, nan: int) -> np.ndarray:
