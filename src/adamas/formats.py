@@ -70,6 +70,11 @@ class Halves(NamedTuple):
 Stored: TypeAlias = np.ndarray | Blocks | Halves
 
 
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which a step computes parameters of this one: float64 for float64, float32 for all others."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
 def name_key(name: str) -> int:
     """The 64-bit key of a parameter's name: the first 8 bytes of its BLAKE2b digest (UTF-8), little endian."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

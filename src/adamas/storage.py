@@ -14,8 +14,7 @@ import numpy as np
 
 from adamas import formats
 from adamas.errors import ArgumentError, StateError
-from adamas.formats import Blocks, Key
-from adamas.kernels.arrays import compute_dtype
+from adamas.formats import Blocks, Key, compute_dtype
 from adamas.rule import Rule, Slot
 
 Moments: TypeAlias = Literal["float32", "bfloat16", "int8"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from adamas import formats
 from adamas.errors import ArgumentError, ArrayError
-from adamas.formats import Blocks, Stored
+from adamas.formats import Blocks, Stored, compute_dtype
 from adamas.rule import Rule
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -32,11 +32,6 @@ class Column(NamedTuple):
     name: str
     kind: formats.Kind
     format: str
-
-
-def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in which a step computes parameters of this one: float64 for float64, float32 for all others."""
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def columns(rule: Rule, names: Sequence[str] | None, weights: str, average: bool = False) -> list[Column]:

@@ -25,6 +25,7 @@ from adamas.formats import (
     Halves,
     Key,
     Stored,
+    compute_dtype,
     moment,
     name_key,
     piece,
@@ -203,7 +204,7 @@ class Plan:
         statistics: np.ndarray | None,
     ) -> bool:
         """One tensor; False where something was computed twice and differed."""
-        param, dtype = self._params[i], arrays.compute_dtype(grad.dtype).type
+        param, dtype = self._params[i], compute_dtype(grad.dtype).type
         s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
         tiny, bound = np.finfo(dtype).tiny, dtype(numbers.eps * numbers.eps - numbers.eps_root)
         formats, same = self._formats[i], True

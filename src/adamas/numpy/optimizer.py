@@ -212,7 +212,7 @@ class Optimizer:
                     how.why,
                 )
             )
-            plain += len(self._rule.slots) * param.size * arrays.compute_dtype(param.dtype).itemsize
+            plain += len(self._rule.slots) * param.size * formats.compute_dtype(param.dtype).itemsize
         return Description(tensors, plain)
 
     def state_dict(self) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class Optimizer:
         state.check_fits(
             self._rule,
             {name: param.shape for name, param in zip(self._names, self._params, strict=True)},
-            {name: arrays.compute_dtype(p.dtype).name for name, p in zip(self._names, self._params, strict=True)},
+            {name: formats.compute_dtype(p.dtype).name for name, p in zip(self._names, self._params, strict=True)},
         )
         hypers = self._numbers.fit(state.hypers, state.groups)
         for name, kept in zip(self._names, self._kept, strict=True):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adamas.errors import ArgumentError, KernelError
-from adamas.formats import Stored, name_key
+from adamas.formats import Stored, compute_dtype, name_key
 from adamas.kernels import arrays
 from adamas.kernels.reference import ieee
 from adamas.rule import Clip, Rule
@@ -96,7 +96,7 @@ class Plan:
         _require()
         arrays.check_plan(rule, names, params, slots, formats, weights, average)
         low = {name for own in arrays.each(formats, len(names)) for name in own or ()} - {"float32"}
-        if low or average or verify or any(p.dtype != arrays.compute_dtype(p.dtype) for p in params):
+        if low or average or verify or any(p.dtype != compute_dtype(p.dtype) for p in params):
             raise KernelError(
                 "libadamas stores float32 and float64 only; kernels.choose(native=False) names who serves"
             )
