@@ -71,7 +71,9 @@ _HOMES = {
     "set_threads": "adamas.kernels.cpu",
 }
 # `adamas.numpy` works after `import adamas` alone, as `adamas.keras` does where Keras is installed.
-_MODULES = "bench compare errors formats gradients groups kernels keras numpy rule state tensorflow torch train".split()
+_MODULES = (
+    "bench citation compare errors formats gradients groups kernels keras numpy rule state tensorflow torch train"
+).split()
 
 
 def __getattr__(name: str) -> Any:

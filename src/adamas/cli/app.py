@@ -60,8 +60,27 @@ class Verbs(click.Group):
         return super().resolve_command(context, words)
 
 
+def _cite(context: click.Context, option: click.Parameter, settings: str | None) -> None:
+    if settings is not None and not context.resilient_parsing:
+        from adamas.citation import described
+
+        click.echo(described(settings))
+        context.exit()
+
+
 @click.group(cls=Verbs, no_args_is_help=False, invoke_without_command=True)
 @click.version_option(adamas.__version__, prog_name="adamas")
+@click.option(
+    "--cite",
+    metavar="[SETTING=VALUE,...]",
+    is_flag=False,
+    flag_value="",
+    is_eager=True,
+    expose_value=False,
+    callback=_cite,
+    help="Print a methods paragraph and exit; settings are optimizer, moments and weights, as in "
+    "optimizer=AdamW,moments=int8,weights=bfloat16-split.",
+)
 @click.pass_context
 def verbs(context: click.Context) -> None:
     """Adam for deep learning: train, compare, evaluate, predict.
