@@ -377,11 +377,18 @@ PRESETS: Mapping[str, Preset] = {
     # torch.optim 2.13
     "torch.Adam": Preset(Rule(decay="coupled"), Hyper()),
     "torch.AdamW": Preset(Rule(), Hyper(weight_decay=1e-2)),
+    "torch.NAdam": Preset(Rule(decay="coupled", nesterov="scheduled"), Hyper(lr=2e-3)),
     # keras.optimizers 3.15; decay is decoupled in every Keras optimizer
     "keras.Adam": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7)),
     "keras.AdamW": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7, weight_decay=4e-3)),
+    "keras.Nadam": Preset(Rule(nesterov="scheduled"), Hyper(eps=1e-7, momentum_decay=1.0)),
     # optax 0.2.8; its learning rates have no default, 1e-3 is ours
     "optax.adam": Preset(Rule(), Hyper()),
     "optax.adamw": Preset(Rule(), Hyper(weight_decay=1e-4)),
     "optax.amsgrad": Preset(Rule(amsgrad="corrected"), Hyper()),
+    "optax.nadam": Preset(Rule(nesterov="constant"), Hyper()),
+    "optax.nadamw": Preset(Rule(nesterov="constant"), Hyper(weight_decay=1e-4)),
+    # schedulefree 1.4, and optax.contrib.schedule_free_adamw but for its warmup: there step t takes the rate of step
+    # t - 1, so the first moves nothing, while the weights of the mean are those of step t, as here
+    "schedulefree.AdamWScheduleFree": Preset(Rule(schedule_free=True), Hyper(lr=2.5e-3)),
 }

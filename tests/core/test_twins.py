@@ -7,21 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import bounds
-from support.problems import CASES, Case, case, discriminating
-from support.stepping import KERNELS, run
+from support import bounds, twins
+from support.problems import CASES, FAMILY, Case, case, discriminating
+from support.stepping import KERNELS, carries, fresh, run, table
 from support.twins import Result
 
 from adamas import numpy as adamas_numpy
-from adamas.rule import Hyper, Rule, Scalars, update
-from adamas.scalars import scalars
+from adamas.errors import ArgumentError
+from adamas.kernels import reference
+from adamas.rule import Hyper, Rule, Scalars, evaluation_weights, training_weights, update
+from adamas.scalars import carry_on, scalars
 
+Carry = tuple[float, ...]
 Runner = Callable[[Rule, Hyper, np.ndarray, Sequence[np.ndarray]], Result]
 
 
 def worst(runner: Runner, tried: Case, dtype: type[np.floating]) -> float:
     """The check: how far from the peer's exact result, in units of the bound. Right ones pass it, mutants do not."""
-    p, gradients = discriminating(dtype)
+    p, gradients = discriminating(dtype, steps=tried.steps)
     computed = runner(tried.rule, tried.hyper, p, gradients)
     exact = tried.twin(p, gradients, tried.hyper)
     return bounds.excess(computed, exact, bounds.after(tried.rule, tried.hyper, p, gradients))
@@ -32,6 +35,12 @@ def worst(runner: Runner, tried: Case, dtype: type[np.floating]) -> float:
 @pytest.mark.parametrize("tried", CASES, ids=lambda c: c.name)
 def test_kernels_are_the_peers_formulas(tried: Case, kernel: str, dtype: type[np.floating]) -> None:
     assert worst(lambda *problem: run(KERNELS[kernel], *problem), tried, dtype) <= 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("tried", FAMILY, ids=lambda c: c.name)
+def test_the_family_is_the_peers_formulas(tried: Case, dtype: type[np.floating]) -> None:
+    assert worst(lambda *problem: run(KERNELS["reference"], *problem), tried, dtype) <= 1.0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -50,9 +59,59 @@ def test_the_optimizers_are_the_peers(tried: Case, dtype: type[np.floating]) -> 
             optimizer.step({"p": g})
         slots = optimizer.state_dict()["state"]["p"]
         assert slots["step"] == len(gradients)
-        return Result(p, slots["m"], slots["v"], slots.get("vmax"))
+        return Result(p, tuple(slots[slot.name] for slot in rule.slots))
 
     assert worst(runner, tried, dtype) <= 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["schedulefree-decay", "schedulefree-warmup"])
+def test_the_weights_to_evaluate_with_are_the_mean(name: str, dtype: type[np.floating]) -> None:
+    """x, which is not kept, from y and z: their errors pass through with the factors of the formula."""
+    tried = case(name)
+    p, gradients = discriminating(dtype, steps=tried.steps)
+    y = run(KERNELS["reference"], tried.rule, tried.hyper, p, gradients)
+    z, beta1 = y.slots[1], tried.hyper.beta1
+    x = evaluation_weights(y.p, z, beta1)
+    assert x.dtype == dtype
+    room = bounds.after(tried.rule, tried.hyper, p, gradients)
+    exact = twins.schedule_free(p, gradients, tried.hyper).x
+    share, eps = 1.0 - 1.0 / beta1, float(np.finfo(dtype).eps)
+    wide = 2.0**-52 * (abs(y.p) + 4 * abs(share) * abs(z - y.p))  # of the float64 in between
+    limit = (1.0 - share) * room.p + abs(share) * room.slots[1] + eps / 2 * abs(exact) + wide
+    assert (abs(x - exact) <= limit).all()
+    assert (abs(y.p - exact) > 10 * limit).mean() > 0.9, "y is another sequence"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_there_and_back_rounds_twice(dtype: type[np.floating]) -> None:
+    rng = np.random.default_rng(6)
+    y, z = (rng.standard_normal(10_000).astype(dtype) * 10.0 ** rng.integers(-3, 4, 10_000) for _ in range(2))
+    y, z = y.astype(dtype), z.astype(dtype)
+    x = evaluation_weights(y, z, 0.9)
+    back = training_weights(x, z, 0.9)
+    limit = (np.spacing(abs(y)) + 0.9 * np.spacing(abs(x))) / 2
+    if dtype == np.float64:
+        limit = 4 * limit + 2.0**-52 * abs(z)
+    assert (abs(back.astype(np.longdouble) - y) <= limit * (1 + 1e-6)).all()
+    with pytest.raises(ArgumentError, match=r"beta1=0\.0"):
+        evaluation_weights(y, z, 0.0)
+
+
+def test_a_rate_that_falls_keeps_its_largest_in_the_weights() -> None:
+    """lr may be set between steps; the weights of the mean take the largest so far, a step its own."""
+    p, gradients = discriminating(np.float64, steps=30)
+    rule, hyper = Rule(schedule_free=True), Hyper(0.02, 0.8, 0.95, 1e-3, weight_decay=0.1, warmup_steps=5, r=2)
+    rates = [0.02 * 0.9**i for i in range(30)]
+    slots, carry = fresh(rule, p), carries(rule, 1)
+    mine = p.copy()
+    plan = reference.Plan(rule, ["p"], [mine], [[slot] for slot in slots])
+    for t, (g, lr) in enumerate(zip(gradients, rates, strict=True), 1):
+        plan.step([g], np.array([t]), table(replace(hyper, lr=lr)), carry=carry)
+    exact = twins.schedule_free(p, gradients, hyper, rates)
+    room = bounds.after(rule, hyper, p, gradients)  # with the larger steps of a constant rate
+    assert bounds.excess(Result(mine, tuple(slots)), Result(exact.y, (exact.v, exact.z)), room) <= 1.0
+    assert carry[0, 1] == 0.02 * 0.9**4
 
 
 # Mutants: the rule with one mistake each. `change` alters what the formula is given, `formula` the formula itself.
@@ -62,18 +121,22 @@ def stepwise(
     change: Callable[[Rule, Hyper, int], tuple[Rule, Hyper, int]] = lambda rule, hyper, t: (rule, hyper, t),
     number: Callable[[Scalars, Hyper, int], Scalars] = lambda s, hyper, t: s,
     formula: Callable[..., tuple[np.ndarray, tuple[np.ndarray, ...]]] = update,
+    carried: Callable[[Carry, Carry], Carry] = lambda before, after: after,
 ) -> Runner:
-    """A runner of adamas.rule with a mistake put in: in the settings, in the scalars, or in the formula."""
+    """A runner of adamas.rule with a mistake put in: in the settings, the scalars, the formula, or what is carried."""
 
     def runner(rule: Rule, hyper: Hyper, p: np.ndarray, gradients: Sequence[np.ndarray]) -> Result:
         dtype, tiny = p.dtype.type, np.finfo(p.dtype).tiny
-        slots: tuple[np.ndarray, ...] = tuple(np.zeros_like(p) for _ in rule.slots)
+        slots: tuple[np.ndarray, ...] = tuple(fresh(rule, p))
+        carry: Carry = tuple(each.initial for each in change(rule, hyper, 1)[0].carries)
         for step, g in enumerate(gradients, 1):
             used, numbers, t = change(rule, hyper, step)
-            s = Scalars(*map(dtype, number(scalars(used, numbers, t), numbers, t)))
+            before, carry = carry, carry_on(used, numbers, t, carry)
+            s = scalars(used, numbers, t, carry=carried(before, carry))
+            s = Scalars(*map(dtype, number(s, numbers, t)))
             coupled = used.decay == "coupled" and numbers.weight_decay != 0
             p, slots = formula(used, p, g, slots, s, coupled=coupled, tiny=tiny)
-        return Result(p, *slots) if len(slots) == 3 else Result(p, *slots, None)
+        return Result(p, slots)
 
     return runner
 
@@ -117,6 +180,43 @@ def decay_in_second_moment_only(rule, p, g, slots, s, *, coupled, tiny):  # type
     return new + s.alpha * ((moments[0] - m) / (np.sqrt(moments[-1]) + s.eps)), (m, *moments[1:])
 
 
+def not_ahead(s: Scalars, h: Hyper, t: int) -> Scalars:
+    """mu_t where mu_{t+1} belongs: also in M_{t+1}."""
+    mu = [h.beta1 * (1 - 0.5 * 0.96 ** (i * h.momentum_decay)) for i in range(1, t + 1)]
+    product = float(np.prod(mu))
+    return s._replace(alpha=h.lr * root2(h, t) * mu[-1] / (1 - product * mu[-1]))
+
+
+def uncorrected_gain(s: Scalars, h: Hyper, t: int) -> Scalars:
+    mu = h.beta1 * (1 - 0.5 * 0.96 ** (t * h.momentum_decay))
+    return s._replace(gain=h.lr * root2(h, t) * (1 - mu))
+
+
+def corrected_for_t(s: Scalars, h: Hyper, t: int) -> Scalars:
+    return s._replace(alpha=h.lr * root2(h, t) * h.beta1 / bc1(h, t))
+
+
+def decay_in_moments_only(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, moments = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return new + s.gain * s.coupled * p / (np.sqrt(moments[1] + s.eps_root) + s.eps), moments
+
+
+def gain_not_negated(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, moments = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return new - 2 * s.gain * g / (np.sqrt(moments[1] + s.eps_root) + s.eps), moments
+
+
+def decay_at_z(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    _, z = slots
+    y, (v, new) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return y - s.pull * s.shrink * (z - p), (v, new - s.shrink * (z - p))
+
+
+def towards_the_new_z(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    y, (v, z) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return y + s.mean * (z - slots[1]), (v, z)
+
+
 def bc1(h: Hyper, t: int) -> float:
     return 1.0 - h.beta1**t
 
@@ -132,6 +232,7 @@ ADAMW, ADAM, KERAS, OPTAX = (
     "optax-adamw-amsgrad",
 )
 ROOTED = "optax-adamw-eps-root-amsgrad"
+NADAM, OPTAX_NADAM, FREE = "torch-nadam-decay", "optax-nadamw", "schedulefree-warmup"
 
 MUTANTS: dict[str, tuple[str, Runner]] = {
     "decay ignored": (ADAMW, hypers(weight_decay=lambda h: 0.0)),
@@ -159,6 +260,31 @@ MUTANTS: dict[str, tuple[str, Runner]] = {
     "AMSGrad on the corrected v": (ADAMW, rules(amsgrad="corrected")),
     "AMSGrad on the raw v": (OPTAX, rules(amsgrad="raw")),
     "m of the step before": (ADAMW, stepwise(formula=old_moment)),
+    "Nesterov ignored": (NADAM, rules(nesterov="off")),
+    "Nesterov momentum constant": (NADAM, rules(nesterov="constant")),
+    "Nesterov momentum scheduled": (OPTAX_NADAM, rules(nesterov="scheduled")),
+    "momentum decays as in Keras": (NADAM, hypers(momentum_decay=lambda h: 1.0)),
+    "product of the step before": (NADAM, stepwise(carried=lambda before, after: before if before[0] < 1 else after)),
+    "momentum not looked ahead": (NADAM, stepwise(number=not_ahead)),
+    "g without bias correction": (NADAM, stepwise(number=uncorrected_gain)),
+    "m corrected for the same step": (OPTAX_NADAM, stepwise(number=corrected_for_t)),
+    "coupled decay not in the g beside m": (NADAM, stepwise(formula=decay_in_moments_only)),
+    "g beside m not negated": ("torch-nadam-maximize", stepwise(formula=gain_not_negated)),
+    "no warmup": (FREE, hypers(warmup_steps=lambda h: 0.0)),
+    "warmup one step late": (FREE, hypers(warmup_steps=lambda h: h.warmup_steps + 1)),
+    "weights without t": (FREE, hypers(r=lambda h: 0.0)),
+    "weights without lr": (FREE, hypers(weight_lr_power=lambda h: 0.0)),
+    "weights of the step before": (FREE, stepwise(carried=lambda before, after: before)),
+    "decay not warmed up": (FREE, stepwise(number=lambda s, h, t: s._replace(shrink=h.lr * h.weight_decay))),
+    "decay of z": (FREE, stepwise(formula=decay_at_z)),
+    "schedule-free decay ignored": (FREE, hypers(weight_decay=lambda h: 0.0)),
+    "schedule-free v uncorrected": (
+        FREE,
+        stepwise(number=lambda s, h, t: s._replace(alpha=s.alpha / root2(h, t), eps=h.eps)),
+    ),
+    "y is x": (FREE, stepwise(number=lambda s, h, t: s._replace(pull=s.mean))),
+    "y does not move with z": (FREE, stepwise(number=lambda s, h, t: s._replace(mean=0.0))),
+    "y towards the new z": (FREE, stepwise(formula=towards_the_new_z)),
     "maximize ignored": ("torch-adamw-amsgrad-maximize", rules(maximize=False)),
     "eps_root ignored": (ROOTED, hypers(eps_root=lambda h: 0.0)),
     "eps_root uncorrected": (
@@ -180,3 +306,7 @@ def test_the_bound_is_tight_enough_to_mean_something() -> None:
     tried = case(ADAMW)
     room = bounds.after(tried.rule, tried.hyper, p, gradients)
     assert float(np.max(room.p)) < 2e-5, "parameters near 1, moved by 12 steps of 0.02"
+    for tried in FAMILY:
+        p, gradients = discriminating(np.float32, steps=tried.steps)
+        room = bounds.after(tried.rule, tried.hyper, p, gradients)
+        assert float(np.max(room.p)) < 5e-5, "60 such steps"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from support import bounds
-from support.problems import CASES, Case, discriminating
+from support.problems import CASES, FAMILY, Case, discriminating
 from support.stepping import KERNELS, run, same_bits
 from support.twins import Result
 
 from adamas import numpy as adamas_numpy
-from adamas.rule import PRESETS
+from adamas.rule import PRESETS, Hyper, Rule, evaluation_weights
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 optax = pytest.importorskip("optax", reason="optax is not installed")
@@ -21,12 +22,19 @@ jnp = jax.numpy
 OPTAX = [case for case in CASES if case.name.startswith("optax") and not case.rule.maximize]
 
 
+NADAM = [case for case in FAMILY if case.name.startswith("optax")]
+
+
 def by_optax(case: Case, p: np.ndarray, gradients: Sequence[np.ndarray]) -> np.ndarray:
     """The same steps by optax, in the array's dtype. What optax has no function for is chained of its own parts."""
     h = case.hyper
     betas = {"b1": h.beta1, "b2": h.beta2, "eps": h.eps, "eps_root": h.eps_root}
-    if case.rule.amsgrad == "off" and not h.weight_decay:
+    if case.rule.nesterov != "off" and not h.weight_decay:
+        transform = optax.nadam(h.lr, **betas)
+    elif case.rule.amsgrad == "off" and not h.weight_decay:
         transform = optax.adam(h.lr, **betas)
+    elif case.rule.nesterov != "off":
+        transform = optax.nadamw(h.lr, **betas, weight_decay=h.weight_decay)
     elif case.rule.amsgrad == "off":
         transform = optax.adamw(h.lr, **betas, weight_decay=h.weight_decay)
     elif not h.weight_decay:
@@ -57,6 +65,54 @@ def test_ours_is_optaxs_float64_run_within_the_bound(case: Case, dtype: type[np.
     for kernel in KERNELS.values():
         ours = run(kernel, case.rule, case.hyper, p, gradients).p
         assert float(np.max(np.abs(ours.astype(np.longdouble) - theirs) / room)) <= 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", NADAM, ids=lambda c: c.name)
+def test_nadam_is_optaxs_float64_run_within_the_bound(case: Case, dtype: type[np.floating]) -> None:
+    p, gradients = discriminating(dtype, steps=case.steps)
+    wide = [g.astype(np.float64) for g in gradients]
+    theirs = by_optax(case, p.astype(np.float64), wide)
+    room = bounds.after(case.rule, case.hyper, p, gradients)
+    room = room.plus(4, bounds.after(case.rule, case.hyper, p.astype(np.float64), wide))
+    ours = run(KERNELS["reference"], case.rule, case.hyper, p, gradients).p
+    assert float(np.max(np.abs(ours.astype(np.longdouble) - theirs) / room.p)) <= 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", [0, 2])
+def test_schedule_free_is_optaxs_float64_run_within_the_bound(power: int, dtype: type[np.floating]) -> None:
+    """y, z and x of optax.contrib.schedule_free_adamw; without warmup, in which it is one step late (`PRESETS`)."""
+    rule, h = Rule(schedule_free=True), Hyper(0.02, 0.8, 0.95, 1e-3, weight_decay=0.1, weight_lr_power=power)
+    p, gradients = discriminating(dtype, steps=60)
+    transform = optax.contrib.schedule_free_adamw(
+        h.lr, b1=h.beta1, b2=h.beta2, eps=h.eps, weight_decay=h.weight_decay, weight_lr_power=power
+    )
+    parameter = jnp.asarray(p.astype(np.float64))
+    state = transform.init(parameter)
+    for g in gradients:
+        updates, state = transform.update(jnp.asarray(g.astype(np.float64)), state, parameter)
+        parameter = optax.apply_updates(parameter, updates)
+    ours = run(KERNELS["reference"], rule, h, p, gradients)
+    room = bounds.after(rule, h, p, gradients)
+    wide = bounds.after(rule, h, p.astype(np.float64), [g.astype(np.float64) for g in gradients])
+    room = room.plus(16, wide)  # optax goes from y to x and back in every step, where ours stays with y
+    y, z = ours.p.astype(np.longdouble), ours.slots[1].astype(np.longdouble)
+    assert float(np.max(np.abs(y - np.asarray(parameter)) / room.p)) <= 1.0
+    assert float(np.max(np.abs(z - np.asarray(state.z)) / room.slots[1])) <= 1.0
+    x = np.asarray(optax.contrib.schedule_free_eval_params(state, parameter))
+    mine = evaluation_weights(ours.p, ours.slots[1], h.beta1)
+    limit = 1.25 * room.p + 0.25 * room.slots[1] + float(np.finfo(dtype).eps) * np.maximum(abs(x), abs(z))
+    assert float(np.max(np.abs(mine - x) / limit)) <= 1.0
+
+
+def test_defaults_of_schedule_free() -> None:
+    theirs = inspect.signature(optax.contrib.schedule_free_adamw).parameters
+    h = PRESETS["schedulefree.AdamWScheduleFree"].hyper
+    assert {name: theirs[name].default for name in ("learning_rate", "b1", "b2", "eps", "weight_decay")} == {
+        "learning_rate": h.lr, "b1": h.beta1, "b2": h.beta2, "eps": h.eps, "weight_decay": h.weight_decay
+    }  # fmt: skip
+    assert theirs["weight_lr_power"].default == h.weight_lr_power
 
 
 @pytest.mark.parametrize("case", OPTAX, ids=lambda c: c.name)
@@ -119,4 +175,4 @@ def test_on_jaxs_threads_not_a_bit_changes() -> None:
         jax.jit(lambda x, f=callback, s=shape: jax.pure_callback(f, s, x * 2) + 1)(
             jnp.ones(3, np.float32)
         ).block_until_ready()
-        assert all(same_bits(a, b) for a, b in zip(inside[0][:3], right[:3], strict=True))
+        assert all(same_bits(a, b) for a, b in zip(inside[0].arrays, right.arrays, strict=True))

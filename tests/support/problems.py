@@ -8,6 +8,7 @@ change a result by less than 1e-4 after ten steps. With lr 0.02, betas (0.8, 0.9
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ class Case(NamedTuple):
     rule: Rule
     hyper: Hyper
     twin: Twin
+    steps: int = STEPS
 
 
 def _cases() -> list[Case]:
@@ -65,22 +67,66 @@ def _cases() -> list[Case]:
     return found
 
 
+def _family() -> list[Case]:
+    """What came after Adam. 60 steps, because their numbers change from step to step for longer; but 12 with a coupled
+    decay, through which the bound of the parameter's error feeds itself."""
+    plain = Hyper(0.02, 0.8, 0.95, 1e-3, momentum_decay=0.3)
+    decayed, keras = replace(plain, weight_decay=0.1), replace(plain, weight_decay=0.1, momentum_decay=1.0)
+    rooted = replace(decayed, eps_root=1e-4)
+    found = []
+    for maximize in (False, True):
+        mark = "-maximize" if maximize else ""
+
+        def torch_twin(coupled: bool, x: bool = maximize) -> Twin:
+            return lambda p, g, h: twins.torch_nadam(p, g, h, coupled=coupled, maximize=x)
+
+        coupled = Rule(decay="coupled", nesterov="scheduled", maximize=maximize)
+        found += [
+            Case("torch-nadam" + mark, coupled, plain, torch_twin(True), 60),
+            Case("torch-nadam-decay" + mark, coupled, decayed, torch_twin(True)),
+            Case("torch-nadamw" + mark, replace(coupled, decay="decoupled"), decayed, torch_twin(False), 60),
+        ]
+    scheduled, constant, free = Rule(nesterov="scheduled"), Rule(nesterov="constant"), Rule(schedule_free=True)
+    found += [
+        Case("keras-nadam", scheduled, replace(keras, weight_decay=0.0), twins.keras_nadam, 60),
+        Case("keras-nadam-decay", scheduled, keras, twins.keras_nadam, 60),
+        Case("optax-nadam", constant, plain, twins.optax_nadam, 60),
+        Case("optax-nadamw", constant, decayed, twins.optax_nadam, 60),
+        Case("optax-nadamw-eps-root", constant, rooted, twins.optax_nadam, 60),
+    ]
+
+    def averaged(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
+        found = twins.schedule_free(p, gradients, hyper)
+        return Result(found.y, (found.v, found.z))
+
+    warmed = replace(decayed, warmup_steps=20, r=1, weight_lr_power=3)
+    return [
+        *found,
+        Case("schedulefree", free, plain, averaged, 60),
+        Case("schedulefree-decay", free, decayed, averaged, 60),
+        Case("schedulefree-warmup", free, warmed, averaged, 60),
+    ]
+
+
 CASES = _cases()
+FAMILY = _family()
 
 
 def case(name: str) -> Case:
     """The case of that name."""
-    return next(c for c in CASES if c.name == name)
+    return next(c for c in (*CASES, *FAMILY) if c.name == name)
 
 
-def discriminating(dtype: type[np.floating], shape: tuple[int, ...] = (40, 13)) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A parameter, and its gradients of 12 steps: each element of a size of its own, half of them shrinking tenfold."""
+def discriminating(
+    dtype: type[np.floating], shape: tuple[int, ...] = (40, 13), steps: int = STEPS
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A parameter, and its gradients of all steps: elements of a size of their own, half of them shrinking tenfold."""
     rng = np.random.default_rng(20150507)
     p = rng.standard_normal(shape).astype(dtype)
     size = 10.0 ** rng.uniform(-6, 1, shape)
-    shrink = rng.choice([1.0, 0.1 ** (1 / STEPS)], shape)
+    shrink = rng.choice([1.0, 0.1 ** (1 / steps)], shape)
     gradients = [
         (size * shrink**t * rng.choice([-1.0, 1.0], shape, p=[0.3, 0.7]) * rng.uniform(0.3, 1, shape)).astype(dtype)
-        for t in range(STEPS)
+        for t in range(steps)
     ]
     return p, gradients

@@ -21,13 +21,23 @@ def table(*hypers: Hyper) -> np.ndarray:
 
 
 def run(plan: type[Plan], rule: Rule, hyper: Hyper, p: np.ndarray, gradients: Sequence[np.ndarray]) -> Result:
-    """All steps of one tensor from zero moments."""
+    """All steps of one tensor from the beginning."""
     p = p.copy()
-    slots = [np.zeros_like(p) for _ in rule.slots]
+    slots, carry = fresh(rule, p), carries(rule, 1)
     steps = plan(rule, ["p"], [p], [[slot] for slot in slots])
     for t, g in enumerate(gradients, 1):
-        steps.step([g], np.array([t]), table(hyper))
-    return Result(p, *slots) if len(slots) == 3 else Result(p, *slots, None)
+        steps.step([g], np.array([t]), table(hyper), carry=carry)
+    return Result(p, tuple(slots))
+
+
+def fresh(rule: Rule, p: np.ndarray) -> list[np.ndarray]:
+    """The slots of a parameter before its first step."""
+    return [p.copy() if slot.initial == "parameter" else np.zeros_like(p) for slot in rule.slots]
+
+
+def carries(rule: Rule, n: int) -> np.ndarray:
+    """What the rule carries for n tensors, before the first step."""
+    return np.array([[number.initial for number in rule.carries]] * n, np.float64)
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:

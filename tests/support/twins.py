@@ -18,12 +18,19 @@ WIDE = np.longdouble
 
 
 class Result(NamedTuple):
-    """Parameter and moments after the last step; vmax is None without AMSGrad."""
+    """The parameter after the last step, and the slots in the order of the rule."""
 
     p: np.ndarray
-    m: np.ndarray
-    v: np.ndarray
-    vmax: np.ndarray | None
+    slots: tuple[np.ndarray, ...]
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return (self.p, *self.slots)
+
+    def plus(self, times: float, other: Result) -> Result:
+        """Of two bounds: this one and so many times the other."""
+        p, *slots = (a + times * b for a, b in zip(self.arrays, other.arrays, strict=True))
+        return Result(p, tuple(slots))
 
 
 def torch(
@@ -45,7 +52,7 @@ def torch(
         vmax = np.maximum(vmax, v)
         denominator = np.sqrt(vmax if amsgrad else v) / np.sqrt(1 - b2**t) + eps
         p = p - lr / (1 - b1**t) * m / denominator
-    return Result(p, m, v, vmax if amsgrad else None)
+    return Result(p, (m, v, vmax) if amsgrad else (m, v))
 
 
 def keras(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, amsgrad: bool, maximize: bool) -> Result:
@@ -62,7 +69,7 @@ def keras(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, amsgr
         v = v + (g**2 - v) * (1 - b2)
         vmax = np.maximum(vmax, v)
         p = p - m * alpha / (np.sqrt(vmax if amsgrad else v) + eps)
-    return Result(p, m, v, vmax if amsgrad else None)
+    return Result(p, (m, v, vmax) if amsgrad else (m, v))
 
 
 def optax(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, amsgrad: bool, maximize: bool) -> Result:
@@ -79,7 +86,95 @@ def optax(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, amsgr
         vmax = np.maximum(vmax, v_hat)
         update = m_hat / (np.sqrt((vmax if amsgrad else v_hat) + eps_root) + eps)
         p = p - lr * (update + wd * p)
-    return Result(p, m, v, vmax if amsgrad else None)
+    return Result(p, (m, v, vmax) if amsgrad else (m, v))
+
+
+def torch_nadam(
+    p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, coupled: bool, maximize: bool
+) -> Result:
+    """torch.optim.NAdam; `coupled` is the opposite of its decoupled_weight_decay."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    psi = WIDE(hyper.momentum_decay)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    mu_product = WIDE(1)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        if maximize:
+            g = -g
+        if coupled:
+            g = g + wd * p
+        else:
+            p = p * (1 - lr * wd)
+        mu = b1 * (1 - WIDE(0.5) * WIDE(0.96) ** (t * psi))
+        mu_next = b1 * (1 - WIDE(0.5) * WIDE(0.96) ** ((t + 1) * psi))
+        mu_product = mu_product * mu
+        m = m + (1 - b1) * (g - m)
+        v = b2 * v + (1 - b2) * g**2
+        denominator = np.sqrt(v / (1 - b2**t)) + eps
+        p = p - lr * (1 - mu) / (1 - mu_product) * g / denominator
+        p = p - lr * mu_next / (1 - mu_product * mu_next) * m / denominator
+    return Result(p, (m, v))
+
+
+def keras_nadam(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
+    """keras.optimizers.Nadam: the exponent is t itself; decay is decoupled and comes first; eps as in torch."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    u_product = WIDE(1)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        p = p - p * wd * lr
+        u = b1 * (1 - WIDE(0.5) * WIDE(0.96) ** t)
+        u_next = b1 * (1 - WIDE(0.5) * WIDE(0.96) ** (t + 1))
+        u_product = u_product * u
+        m = m + (g - m) * (1 - b1)
+        v = v + (g**2 - v) * (1 - b2)
+        m_hat = u_next * m / (1 - u_product * u_next) + (1 - u) * g / (1 - u_product)
+        p = p - m_hat * lr / (np.sqrt(v / (1 - b2**t)) + eps)
+    return Result(p, (m, v))
+
+
+def optax_nadam(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
+    """optax.nadam and nadamw: m is corrected for one step more than g, and the two are averaged once more."""
+    lr, b1, b2, eps, eps_root, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        m = (1 - b1) * g + b1 * m
+        v = (1 - b2) * g**2 + b2 * v
+        m_hat = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        p = p - lr * (m_hat / (np.sqrt(v / (1 - b2**t) + eps_root) + eps) + wd * p)
+    return Result(p, (m, v))
+
+
+class Averaged(NamedTuple):
+    """The three sequences of schedule-free AdamW after the last step, and v."""
+
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
+    v: np.ndarray
+
+
+def schedule_free(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, lrs: Sequence[float] = ()) -> Averaged:
+    """Schedule-free AdamW as the paper has it, with all three sequences kept; `lrs` are the rates of the steps."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    x = y = z = p.astype(WIDE)
+    v = np.zeros_like(x)
+    total = largest = WIDE(0)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        rate = WIDE(lrs[t - 1]) if lrs else lr
+        if t < hyper.warmup_steps:
+            rate = rate * t / WIDE(hyper.warmup_steps)
+        largest = max(largest, rate)
+        weight = WIDE(t) ** int(hyper.r) * largest ** int(hyper.weight_lr_power)
+        total = total + weight
+        c = weight / total if total else WIDE(0)
+        v = b2 * v + (1 - b2) * g**2
+        z = z - rate * wd * y - rate * g / (np.sqrt(v / (1 - b2**t)) + eps)
+        x = (1 - c) * x + c * z
+        y = b1 * x + (1 - b1) * z
+    return Averaged(x, y, z, v)
 
 
 def _wide(hyper: Hyper) -> tuple[np.longdouble, ...]:

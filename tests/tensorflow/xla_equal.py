@@ -11,7 +11,7 @@ from reference import DISCRIMINATING, Reference, gradients, same_bits, tensors
 
 from adamas.kernels import xla
 from adamas.rule import Hyper, Rule, Scalars, update
-from adamas.scalars import scalars
+from adamas.scalars import carry_on, scalars
 from adamas.tensorflow import Adam
 
 rng = np.random.default_rng(7)
@@ -21,6 +21,9 @@ RULES = [
     Rule("paper", "decoupled", "raw", False),
     Rule("paper", "coupled", "corrected", False),
     Rule("keras", "decoupled", "raw", True),
+    Rule(nesterov="constant", decay="coupled"),
+    Rule(nesterov="scheduled", maximize=True),
+    Rule(schedule_free=True),
 ]
 compared = 0
 
@@ -34,22 +37,27 @@ def check(given: object, expected: np.ndarray, what: object) -> None:
 
 
 for rule, dtype in itertools.product(RULES, ("float32", "float64")):
-    hyper = Hyper(0.02, 0.8, 0.95, 1e-3, 0.0 if rule.eps_mode == "keras" else 1e-4, 0.1)
+    hyper = Hyper(0.02, 0.8, 0.95, 1e-3, 0.0 if rule.eps_mode == "keras" else 1e-4, 0.1, 0.3, 500, 2, 3)
 
     @tf.function(jit_compile=True)
-    def step(p, g, slots, lr, t, rule=rule, hyper=hyper):  # type: ignore[no-untyped-def]
-        numbers = xla.scalars(rule, hyper, lr, t)
-        return (*xla.update(rule, numbers, p, g, slots, coupled=rule.decay == "coupled"), numbers)
+    def step(p, g, slots, lr, t, carry, rule=rule, hyper=hyper):  # type: ignore[no-untyped-def]
+        carry = xla.carry_on(rule, hyper, lr, t, carry)
+        numbers = xla.scalars(rule, hyper, lr, t, carry=carry)
+        return (*xla.update(rule, numbers, p, g, slots, coupled=rule.decay == "coupled"), numbers, carry)
 
     p = np.asarray(rng.normal(size=(33, 65)), dtype)
-    slots = tuple(np.zeros_like(p) for _ in rule.slots)
+    slots = tuple(p.copy() if slot.initial == "parameter" else np.zeros_like(p) for slot in rule.slots)
+    carry = tuple(number.initial for number in rule.carries)
     for t in (1, 2, 3, 1000, 123456):
         g = np.asarray(rng.normal(size=p.shape) * 10 ** rng.uniform(-6, 1), dtype)
-        new_p, new_slots, numbers = step(
+        new_p, new_slots, numbers, new_carry = step(
             tf.constant(p), tf.constant(g), tuple(map(tf.constant, slots)), tf.constant(hyper.lr, tf.float64),
-            tf.constant(t, tf.int64),
+            tf.constant(t, tf.int64), tuple(tf.constant(number, tf.float64) for number in carry),
         )  # fmt: skip
-        expected = scalars(rule, hyper, t)
+        carry = carry_on(rule, hyper, t, carry)
+        for number, value in zip(new_carry, carry, strict=True):
+            check(number, np.float64(value)[()], (rule, t, "carry"))
+        expected = scalars(rule, hyper, t, carry=carry)
         for name, number, value in zip(Scalars._fields, numbers, expected, strict=True):
             check(number, np.float64(value)[()], (rule, t, name))
         rounded = Scalars(*(p.dtype.type(value) for value in expected))

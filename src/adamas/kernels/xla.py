@@ -41,14 +41,22 @@ def powers(bases: Any, n: Any) -> Any:
     return tf.while_loop(lambda n, x, result: tf.reduce_any(n > 0), step, (n, x, one))[2]
 
 
+def _wide(number: Any) -> Any:
+    return tf.convert_to_tensor(number, tf.float64)  # left to TensorFlow, or to tf.cast, a Python number is a float32
+
+
 def _unstacked(bases: Sequence[Any], exponents: Sequence[Any]) -> list[Any]:
-    x = tf.stack([tf.convert_to_tensor(base, tf.float64) for base in bases])
+    x = tf.stack([_wide(base) for base in bases])
     result: list[Any] = tf.unstack(powers(x, tf.stack([tf.cast(n, tf.int64) for n in exponents])))
     return result
 
 
 _NUMBERS = SimpleNamespace(
-    sqrt=tf.sqrt, floor=tf.floor, where=tf.where, real=lambda n: tf.cast(n, tf.float64), powers=_unstacked
+    sqrt=tf.sqrt,
+    floor=tf.floor,
+    where=lambda condition, a, b: tf.where(condition, _wide(a), _wide(b)),
+    real=lambda n: tf.cast(n, tf.float64),
+    powers=_unstacked,
 )
 
 
