@@ -37,8 +37,7 @@ def peers(shapes: list[list[int]]) -> dict[str, Callable[[], Job]]:
     def most() -> Job:
         if len(shapes) == 1:  # over the very same memory: where an array lies makes a difference of its own
             optimizer, (param,) = made(OURS)
-            (means,), (squares,) = optimizer._slots
-            arrays = [param, grads()[0], means, squares]
+            arrays = [param, grads()[0], *(np.asarray(kept) for kept in optimizer._kept[0].values())]
         else:
             arrays = [np.full(sum(map(np.prod, shapes)), 0.5, np.float32) for _ in range(4)]
         run, note = limit(arrays, threads())
@@ -68,4 +67,4 @@ def threads() -> int:
 
 def state_bytes(optimizer: adamas.numpy.Adam) -> int:
     """Of both moments."""
-    return sum(array.nbytes for arrays in optimizer._slots for array in arrays)
+    return optimizer.describe().bytes
