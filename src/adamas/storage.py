@@ -65,8 +65,8 @@ def choose(rule: Rule, dtype: np.dtype[Any], size: int, moments: str, weights: s
     return Storage(wanted, mode, "")
 
 
-def fresh(rule: Rule, storage: Storage, param: np.ndarray) -> dict[str, np.ndarray | Blocks]:
-    """What is kept beside a parameter before its first step, by the name of the slot."""
+def fresh(rule: Rule, storage: Storage, param: np.ndarray, average: bool = False) -> dict[str, np.ndarray | Blocks]:
+    """What is kept beside a parameter before its first step, by the name of the slot; with its average if wanted."""
     computed = compute_dtype(param.dtype)
     kept: dict[str, np.ndarray | Blocks] = {}
     for slot, name in zip(rule.slots, storage.formats, strict=True):
@@ -76,6 +76,8 @@ def fresh(rule: Rule, storage: Storage, param: np.ndarray) -> dict[str, np.ndarr
             kept[slot.name] = formats.zeros(formats.moment(name, slot.kind), param.shape, computed)
     if storage.weights == "split":
         kept["correction"] = np.zeros(param.shape, np.int8)
+    if average:
+        kept["average"] = param.astype(computed)
     return kept
 
 
@@ -118,14 +120,15 @@ def check_optional(name: str, kept: Mapping[str, Any], given: Mapping[str, Any])
 def take_over(
     rule: Rule,
     how: Storage,
+    param: np.ndarray,
     kept: Mapping[str, np.ndarray | Blocks],
     given: Mapping[str, np.ndarray | Blocks],
     key: Key,
 ) -> None:
     """Write what a state holds of one tensor into what is kept of it, in the format in which that is kept.
 
-    A correction that the state lacks is 0, as it is before the first step. Call it inside
-    `adamas.kernels.reference.ieee()`.
+    A correction that the state lacks is 0, and an average that it lacks starts at the parameter, as before the first
+    step. Call it inside `adamas.kernels.reference.ieee()`.
     """
     for number, (slot, name) in enumerate(zip(rule.slots, how.formats, strict=True)):
         own = kept[slot.name]
@@ -133,6 +136,8 @@ def take_over(
         formats.write(own, convert(given[slot.name], slot, name, dtype, key._replace(slot=number)))
     if "correction" in kept:
         formats.write(kept["correction"], given.get("correction", np.zeros((), np.int8)))
+    if "average" in kept:
+        formats.write(kept["average"], given.get("average", param))
 
 
 def copied(stored: np.ndarray | Blocks) -> np.ndarray | Blocks:

@@ -57,6 +57,11 @@ class Adam(Optimizer):
             what is there; "skip" changes nothing, does not count the step, and counts in `skipped`; "raise" changes
             nothing and raises. "skip" and "raise" read the gradients once more, as `max_norm` does, and both share
             that one read. None: "skip" where a moment is stored in int8, else "propagate".
+        stats: collect what `stats()` tells of each step.
+        ema: keep an exponential moving average of each parameter, with this decay in [0, 1), in float32 (4 more bytes
+            a parameter); `average` gives it. None: none.
+        verify: N: about one block in N, chosen at random, is computed twice in each step and compared, so that a faulty
+            processor or memory is found while it trains; 0: none.
 
     Raises:
         ArgumentError: a setting is outside its range, or a group has no tensor.
@@ -97,6 +102,9 @@ class Adam(Optimizer):
         weights: Weights = "nearest",
         seed: int = 0,
         nonfinite: Nonfinite | None = None,
+        stats: bool = False,
+        ema: float | None = None,
+        verify: int = 0,
     ) -> None:
         rule, hyper = _settings(self._peers, lr, betas, eps, weight_decay, amsgrad, maximize, like, eps_root)
         super().__init__(
@@ -109,6 +117,9 @@ class Adam(Optimizer):
             weights=weights,
             seed=seed,
             nonfinite=nonfinite,
+            stats=stats,
+            ema=ema,
+            verify=verify,
         )
 
 

@@ -20,6 +20,7 @@ from adamas.numpy.parameters import Arrays, Gradients, Parameters, has_none
 from adamas.rule import Clip, Hyper, Rule, is_number
 from adamas.state import State
 from adamas.storage import Described, Description, Moments, Storage
+from adamas.telemetry import COLUMNS, Statistics, of_step
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 
@@ -33,6 +34,9 @@ class Common(TypedDict, total=False):
     weights: Weights
     seed: int
     nonfinite: Nonfinite | None
+    stats: bool
+    ema: float | None
+    verify: int
 
 
 class _Part(NamedTuple):
@@ -40,6 +44,7 @@ class _Part(NamedTuple):
 
     taken   each one's steps so far; the plan writes it
     carry   the numbers that the rule carries; the plan writes them
+    sums    of the statistics of the last step; the plan writes them
     """
 
     plan: Plan
@@ -47,6 +52,7 @@ class _Part(NamedTuple):
     rows: np.ndarray | None
     taken: np.ndarray
     carry: np.ndarray
+    sums: np.ndarray
 
 
 class Optimizer:
@@ -56,7 +62,7 @@ class Optimizer:
         params: see `Adam`.
         rule: the switches.
         hyper: the numbers, of the tensors that no group gives others.
-        groups, no_decay, moments, weights, seed, nonfinite: see `Adam`.
+        groups, no_decay, moments, weights, seed, nonfinite, stats, ema, verify: see `Adam`.
     """
 
     def __init__(
@@ -71,21 +77,35 @@ class Optimizer:
         weights: Weights = "nearest",
         seed: int = 0,
         nonfinite: Nonfinite | None = None,
+        stats: bool = False,
+        ema: float | None = None,
+        verify: int = 0,
     ) -> None:
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
             raise ArgumentError(f"seed={seed!r}: give an integer from 0 to 2^64 - 1")
+        if ema is not None and not (is_number(ema) and 0.0 <= ema < 1.0):
+            raise ArgumentError(f"ema={ema!r}: give a number in [0, 1), such as 0.999, or None for no average")
+        if not isinstance(verify, (int, np.integer)) or isinstance(verify, bool) or not 0 <= verify <= 2**20:
+            raise ArgumentError(f"verify={verify!r}: give N to compute one block in N twice, at most 2^20, or 0")
+        if not isinstance(stats, (bool, np.bool_)):
+            raise ArgumentError(f"stats={stats!r}: give False or True")
         self._rule, self._seed, self._skipped = rule, int(seed), 0
+        self._stats, self._ema, self._verify = bool(stats), None if ema is None else float(ema), int(verify)
         self._parameters = Parameters(params)
         self._names, self._params = self._parameters.names, self._parameters.arrays
         self._numbers = Numbers(self._names, [param.shape for param in self._params], hyper, groups, no_decay)
         self._storage = self._stored_how(moments, weights)
-        self._kept = [storage.fresh(rule, how, param) for how, param in zip(self._storage, self._params, strict=True)]
+        self._kept = [
+            storage.fresh(rule, how, param, ema is not None)
+            for how, param in zip(self._storage, self._params, strict=True)
+        ]
         self._nonfinite = self._checked_nonfinite(nonfinite)
         self._lock = threading.RLock()  # re-entrant: a signal handler may save the state of a step it interrupts
         alike: dict[tuple[Any, ...], list[int]] = {}
         for i, (how, param) in enumerate(zip(self._storage, self._params, strict=True)):
             alike.setdefault((param.dtype, how.weights), []).append(i)
         self._parts = [self._part(members) for members in alike.values()]
+        self._last: tuple[list[bool], float] | None = None  # who took part in the last step; its grad_scale
         if len(self._parts) > 1:
             self._check_apart([])
 
@@ -188,11 +208,55 @@ class Optimizer:
                     squares=squares,
                     taken=part.taken,
                     carry=part.carry if self._rule.carries else None,
+                    average_decay=self._ema,
+                    statistics=part.sums if self._stats else None,
                 )
                 if check and norm is not None and not math.isfinite(norm):
                     self._refuse(ordered, given)
                     break
+            else:
+                self._last = [grad is not None for grad in ordered], float(grad_scale)
             return norm
+
+    def stats(self) -> Statistics:
+        """What the last step did, for each tensor and in total: norms, their ratio, how much epsilon decides.
+
+        Raises:
+            ArgumentError: the optimizer was made without stats=True, or has taken no step.
+        """
+        if not self._stats:
+            raise ArgumentError("the optimizer collects no statistics; make it with stats=True")
+        if self._last is None:
+            raise ArgumentError("there is no step yet to have statistics of; call step first")
+        with self._lock:
+            taking_part, grad_scale = self._last
+            sums = np.zeros((len(self._names), COLUMNS))
+            for part in self._parts:
+                sums[part.members] = part.sums
+            taken = [
+                (name, param.size, own)
+                for name, param, own, took in zip(self._names, self._params, sums.tolist(), taking_part, strict=True)
+                if took
+            ]
+            steps = max(int(part.taken.max()) for part in self._parts)
+            return of_step(steps, self._skipped, taken, grad_scale)
+
+    def average(self, name: str) -> np.ndarray:
+        """A copy of the average of a parameter's values after each of its steps, in float32 (float64 for float64).
+
+            average <- average + (1 - ema) (p - average)            starting at p
+
+        A parameter of a list is named by its place, "0", "1", ...
+
+        Raises:
+            ArgumentError: the optimizer keeps no averages, or there is no such parameter.
+        """
+        if self._ema is None:
+            raise ArgumentError("the optimizer keeps no averages; make it with ema=0.999 or so")
+        if name not in self._names:
+            raise ArgumentError(f"no parameter is named {name!r}; they are {self._names}")
+        with self._lock:
+            return np.array(self._kept[self._names.index(name)]["average"])
 
     def describe(self) -> Description:
         """How each tensor is stored, its group and its bytes of state; `print` it."""
@@ -310,7 +374,7 @@ class Optimizer:
         with self._lock, ieee():
             for i, name in enumerate(self._names):
                 key = Key(self._seed, name_key(name), state.steps[name], 0, 0)
-                storage.take_over(self._rule, self._storage[i], self._kept[i], state.slots[name], key)
+                storage.take_over(self._rule, self._storage[i], self._params[i], self._kept[i], state.slots[name], key)
             for part in self._parts:
                 part.taken[:] = [state.steps[self._names[i]] for i in part.members]
                 if self._rule.carries:
@@ -347,8 +411,8 @@ class Optimizer:
         return nonfinite
 
     def _native(self, members: list[int]) -> bool:
-        """Whether everything of these tensors is float32 or float64."""
-        return all(
+        """Whether everything of these tensors is float32 or float64, and nothing is asked for beside the step."""
+        return not (self._stats or self._verify or self._ema is not None) and all(
             self._params[i].dtype in (np.float32, np.float64) and set(self._storage[i].formats) == {"float32"}
             for i in members
         )
@@ -362,10 +426,13 @@ class Optimizer:
             self._seed,
             [self._storage[i].formats for i in members],
             self._storage[members[0]].weights,
+            self._ema is not None,
+            self._verify,
         )
         rows = None if self._numbers.rows is None else self._numbers.rows[members]
         carry = np.tile([carry.initial for carry in self._rule.carries], (len(members), 1))
-        return _Part(plan, members, rows, np.zeros(len(members), np.int64), carry)
+        sums = np.zeros((len(members), COLUMNS))
+        return _Part(plan, members, rows, np.zeros(len(members), np.int64), carry, sums)
 
     def _check_apart(self, grads: list[np.ndarray | None]) -> None:
         """No plan writes what another one writes or reads; each has checked its own arrays only."""
