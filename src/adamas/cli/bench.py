@@ -13,7 +13,9 @@ import click
 from adamas.bench import KINDS, bench
 from adamas.cli.options import Count, Number
 
-OTHERS: dict[str, str] = {}  # kinds with options of their own, and the module that has the `command`
+OTHERS = {
+    "quality": "adamas.cli.bench_quality"
+}  # kinds with options of their own, and the module that has the `command`
 EPILOG = (
     "Each framework runs in a process of its own; what is not installed is left out and named. Nothing else should run "
     "meanwhile. Tables go to standard output, in Markdown; progress to standard error."
