@@ -48,7 +48,7 @@ def runs() -> dict[str, list[Moments]]:
     for name in formats.NAMES:
         forms = [formats.moment(name, kind) for kind in kinds]
         stored[name] = [formats.zeros(form, (4 * N,)) for form in forms]
-        plans[name] = choose(native=False).plan(
+        plans[name] = choose().plan(
             Rule(), ["p"], [np.zeros(4 * N, np.float32)], [[x] for x in stored[name]], seed=1, formats=(name, name)
         )
     m, v = np.zeros(4 * N), np.zeros(4 * N)

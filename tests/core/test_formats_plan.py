@@ -10,9 +10,9 @@ import pytest
 from support.stepping import same_bits, table
 
 from adamas import formats
-from adamas.errors import ArgumentError, ArrayError, KernelError
+from adamas.errors import ArgumentError, ArrayError
 from adamas.formats import PARAMETER, Blocks, Halves, Key, name_key
-from adamas.kernels import choose, cpu, reference
+from adamas.kernels import reference
 from adamas.rule import Clip, Hyper, Rule, Scalars, update
 from adamas.scalars import scalars
 
@@ -200,10 +200,3 @@ def test_weights_are_never_kept_below_their_precision() -> None:
     assert formats.of_slots("int8", ["signed", "weight", "non-negative"]) == ("int8", "float32", "int8")
     with pytest.raises(ArgumentError, match="a slot of kind 'weight' is kept in 'float32', not in 'int8'"):
         formats.moment("int8", "weight")
-
-
-def test_the_native_kernel_says_that_it_does_not_serve() -> None:
-    assert choose(native=False).plan is reference.Plan
-    assert "float32 and float64 only" in choose(native=False).reason
-    with pytest.raises(KernelError, match="float32 and float64 only"):
-        cpu.Plan(Rule(), ["p"], **good())

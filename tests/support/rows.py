@@ -11,7 +11,7 @@ import numpy as np
 from adamas.kernels import cpu
 from adamas.rule import Clip, Hyper, Rule
 
-MAX_SLOTS = 4  # adamas.h
+MAX_SLOTS = 6  # adamas.h
 CLIPS = ("none", "value", "norm", "global_norm", "torch")
 
 

@@ -69,14 +69,11 @@ class Choice(NamedTuple):
         return f"{self.name}: {self.reason}"
 
 
-def choose(native: bool = True) -> Choice:
-    """The best kernel for NumPy arrays that can serve here. Results do not depend on it, speed does.
-
-    native: everything is float32 or float64, parameters and moments.
-    """
+def choose() -> Choice:
+    """The best kernel for NumPy arrays that can serve here. Results do not depend on it, speed does."""
     from adamas.kernels import cpu
 
-    why_not = cpu.why_not() if native else "libadamas stores float32 and float64 only"
+    why_not = cpu.why_not()
     if why_not is None:
         reason = f"libadamas, {cpu.get_instruction_set()} instructions, up to {cpu.get_threads()} threads"
         return Choice("cpu", cpu.Plan, reason)

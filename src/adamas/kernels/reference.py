@@ -41,6 +41,10 @@ BLOCK = 4096  # ADAMAS_BLOCK in adamas.h: sums are defined over blocks of so man
 LANES = 16
 _CHUNK = 8 * BLOCK  # elements computed at once: the temporaries of `update` stay in the L2 cache
 _VERIFY = 254  # the number of the "slot" whose random bits choose what is computed twice
+TWO_RESULTS = (
+    "tensor {!r}: a block of this step was computed twice and gave two results, so memory or a processor of this "
+    "machine is faulty; the step has been taken. Go on elsewhere from an older checkpoint"
+)
 
 
 class Plan:
@@ -169,10 +173,7 @@ class Plan:
                 if carry is not None:
                     carry[i] = carried
         if differing is not None:
-            raise KernelError(
-                f"tensor {differing!r}: a block of this step was computed twice and gave two results, so memory or a "
-                "processor of this machine is faulty; the step has been taken. Go on elsewhere from an older checkpoint"
-            )
+            raise KernelError(TWO_RESULTS.format(differing))
         return norm
 
     def ready(self, grads: Sequence[np.ndarray | None]) -> None:

@@ -141,7 +141,7 @@ class Optimizer:
     @property
     def kernel(self) -> str:
         """Which kernel serves, and why; with how many threads now."""
-        return "; ".join(dict.fromkeys(str(choose(self._native(part.members))) for part in self._parts))
+        return str(choose())
 
     def __repr__(self) -> str:
         size = sum(param.size for param in self._params)
@@ -410,15 +410,8 @@ class Optimizer:
             raise ArgumentError(f"nonfinite={nonfinite!r}: give one of {', '.join(map(repr, get_args(Nonfinite)))}")
         return nonfinite
 
-    def _native(self, members: list[int]) -> bool:
-        """Whether everything of these tensors is float32 or float64, and nothing is asked for beside the step."""
-        return not (self._stats or self._verify or self._ema is not None) and all(
-            self._params[i].dtype in (np.float32, np.float64) and set(self._storage[i].formats) == {"float32"}
-            for i in members
-        )
-
     def _part(self, members: list[int]) -> _Part:
-        plan = choose(self._native(members)).plan(
+        plan = choose().plan(
             self._rule,
             [self._names[i] for i in members],
             [self._params[i] for i in members],

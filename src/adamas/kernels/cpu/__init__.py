@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from adamas.errors import ArgumentError, KernelError
-from adamas.formats import Stored, compute_dtype, name_key
+from adamas.formats import Blocks, Stored, name_key
+from adamas.formats import arrays as stored_arrays
 from adamas.kernels import arrays
-from adamas.kernels.reference import ieee
+from adamas.kernels.reference import TWO_RESULTS, ieee
 from adamas.rule import Clip, Rule
 
 try:
@@ -32,6 +32,9 @@ _EPS_MODE = {"paper": 0, "keras": 1}
 _DECAY = {"decoupled": 0, "coupled": 1}
 _AMSGRAD = {"off": 0, "raw": 1, "corrected": 2}
 _NESTEROV = {"off": 0, "constant": 1, "scheduled": 2}
+_DTYPE = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+_FORMAT = {"float32": 0, "bfloat16": 1, "int8": 2}
+_WEIGHTS = {"nearest": 0, "stochastic": 1, "split": 2}
 _CLIP = {"value": 1, "norm": 2, "global_norm": 3, "torch": 4}
 _ISA = {"scalar": 0, "sse": 1, "avx2": 2, "neon": 3}
 _ISA_NAMES = {code: name for name, code in _ISA.items()}
@@ -95,15 +98,25 @@ class Plan:
     ) -> None:
         _require()
         arrays.check_plan(rule, names, params, slots, formats, weights, average)
-        low = {name for own in arrays.each(formats, len(names)) for name in own or ()} - {"float32"}
-        if low or average or verify or any(p.dtype != compute_dtype(p.dtype) for p in params):
-            raise KernelError(
-                "libadamas stores float32 and float64 only; kernels.choose(native=False) names who serves"
-            )
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
-        keys = [name_key(name) for name in names]
-        native: list[list[Any]] = list(self._slots)
-        self._plan = _shim.Plan(rule_codes(rule), self._params, native, keys, seed) if names else None
+        self._plan, self._average = None, average
+        if names:
+            native = ("float32",) * len(rule.slots)
+            values = [[stored_arrays(x)[0] for x in slot] for slot in self._slots]
+            scales = [[x.scales if isinstance(x, Blocks) else None for x in slot] for slot in self._slots]
+            self._plan = _shim.Plan(
+                rule_codes(rule),
+                self._params,
+                values,
+                scales,
+                [name_key(name) for name in names],
+                _DTYPE[params[0].dtype.name],
+                [_FORMAT[name] for own in arrays.each(formats, len(names)) for name in own or native],
+                _WEIGHTS[weights],
+                average,
+                verify,
+                seed % 2**64,
+            )
 
     def step(
         self,
@@ -123,8 +136,8 @@ class Plan:
     ) -> float | None:
         """One step of every tensor that has a gradient, in place; see `kernels.reference.Plan.step`."""
         has_norm = check or (clip is not None and clip.kind in ("global_norm", "torch"))
-        if average_decay is not None or statistics is not None:
-            raise KernelError("libadamas has no averages and no statistics; kernels.choose(native=False) names who has")
+        if (average_decay is not None) != self._average:
+            raise ValueError(f"average_decay={average_decay!r} for a plan with average={self._average}")
         if squares is not None and has_norm:
             with ieee():
                 norm = abs(grad_scale) * math.sqrt(squares)
@@ -134,13 +147,17 @@ class Plan:
             return (norm if squares is not None else 0.0) if has_norm else None
         grads = grads if type(grads) is list else list(grads)
         kind, bound = clip_code(clip), 0.0 if clip is None else clip.bound
-        status, own = self._plan.step(grads, t, table, rows, grad_scale, kind, bound, check, squares, taken, carry)
+        decay = 1.0 if average_decay is None else average_decay
+        status, own = self._plan.step(
+            grads, t, table, rows, grad_scale, kind, bound, check, squares, taken, carry, decay, statistics
+        )
         self._check(status, grads)
         return (own if squares is None else norm) if has_norm else None
 
     def ready(self, grads: Sequence[np.ndarray | None]) -> None:
         """What `step` checks first; see `kernels.reference.Plan.ready`."""
-        arrays.check_step(self._names, self._params, self._slots, grads)
+        if self._plan is not None:
+            self._check(self._plan.ready(grads if type(grads) is list else list(grads)), grads)
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
         """The sum of squares of each gradient; see `kernels.reference.Plan.squares`."""
@@ -151,11 +168,13 @@ class Plan:
         return found
 
     def _check(self, status: int, grads: Sequence[np.ndarray | None]) -> None:
-        """What the native call answered: -1 is done; else nothing has been touched."""
+        """What the native call answered: -1 and -3 - i, where tensor i differs, are done; else nothing is touched."""
         if status == -1:
             return
         if status == -2:
             raise KernelError("another thread is in the middle of a step of this optimizer; take turns with a lock")
+        if status <= -3:
+            raise KernelError(TWO_RESULTS.format(self._names[-3 - status]))
         arrays.check_step(self._names, self._params, self._slots, grads)
         raise KernelError(f"libadamas refused the arrays of {self._names[status]!r} without a reason; please report it")
 

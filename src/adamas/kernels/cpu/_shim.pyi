@@ -10,7 +10,13 @@ class Plan:
         rule: tuple[int, int, int, int, int, int],
         params: list[np.ndarray],
         slots: list[list[np.ndarray]],
+        scales: list[list[np.ndarray | None]],
         keys: list[int],
+        dtype: int,
+        formats: list[int],
+        weights: int,
+        average: bool,
+        verify: int,
         seed: int,
     ) -> None: ...
     def step(
@@ -26,7 +32,10 @@ class Plan:
         squares: float | None,
         taken: np.ndarray | None,
         carry: np.ndarray | None,
+        average_decay: float,
+        statistics: np.ndarray | None,
     ) -> tuple[int, float]: ...
+    def ready(self, grads: list[np.ndarray | None]) -> int: ...
     def squares(self, grads: list[np.ndarray | None], found: np.ndarray) -> int: ...
 
 def build_info() -> str: ...

@@ -51,31 +51,37 @@ PyArrayObject* as_array(PyObject* object) {
 
 class Plan {
  public:
-  // params and slots have been checked by adamas.kernels.arrays; what can change later is checked again in every step.
-  Plan(Rule rule, nb::list params, nb::list slots, std::vector<uint64_t> keys, uint64_t seed) : rule_(as_rule(rule)) {
-    slots_ = adamas_rule_slots(&rule_);
+  // Everything has been checked by adamas.kernels.arrays; what can change later is checked again in every step.
+  // slots[s][i] and scales[s][i] (or None) are tensor i's; everything else is as adamas_plan_create takes it.
+  Plan(Rule rule, nb::list params, nb::list slots, nb::list scales, std::vector<uint64_t> keys, int dtype,
+       std::vector<int32_t> formats, int weights, bool average, int64_t verify, uint64_t seed)
+      : rule_(as_rule(rule)) {
+    const adamas_settings settings{rule_, dtype, weights, average, verify, seed};
+    const int32_t own = adamas_rule_slots(&rule_);
+    const size_t n = nb::len(params), n_slots = nb::len(slots);
+    const size_t extra = (weights == ADAMAS_WEIGHTS_SPLIT ? 1 : 0) + (average ? 1 : 0);
+    if (own < 0 || formats.size() != n * static_cast<size_t>(own) || n_slots != static_cast<size_t>(own) + extra ||
+        nb::len(scales) != n_slots || keys.size() != n || n == 0)
+      throw std::invalid_argument("Plan: rule, formats, slots, names and parameters do not belong together");
     carries_ = static_cast<size_t>(adamas_rule_carries(&rule_));
-    const size_t n = nb::len(params);
-    if (slots_ < 0 || nb::len(slots) != static_cast<size_t>(slots_) || keys.size() != n || n == 0)
-      throw std::invalid_argument("Plan: rule, slots, names and parameters do not belong together");
     masked_ = nb::module_::import_("numpy.ma").attr("MaskedArray");
     for (nb::handle p : params) params_.push_back(nb::borrow<nb::object>(p));
-    type_ = PyArray_TYPE(as_array(params_[0].ptr()));
+    type_ = PyArray_TYPE(as_array(params_[0].ptr()));  // ml_dtypes' number of bfloat16 is given at run time
     std::vector<int64_t> sizes;
     for (const auto& p : params_) sizes.push_back(PyArray_SIZE(as_array(p.ptr())));
     buffers_.resize(n);
-    for (int s = 0; s < slots_; ++s) {
-      size_t i = 0;
-      for (nb::handle slot : nb::borrow<nb::list>(slots[s])) {
-        kept_.push_back(nb::borrow<nb::object>(slot));
-        buffers_.at(i++).slots[s] = PyArray_DATA(as_array(slot.ptr()));
+    for (size_t s = 0; s < n_slots; ++s) {
+      const auto of_slot = nb::borrow<nb::list>(slots[s]), of_scale = nb::borrow<nb::list>(scales[s]);
+      if (nb::len(of_slot) != n || nb::len(of_scale) != n) throw std::invalid_argument("Plan: one slot for each tensor");
+      for (size_t i = 0; i < n; ++i) {
+        buffers_[i].slots[s] = keep(of_slot[i]);
+        if (!of_scale[i].is_none()) buffers_[i].scales[s] = static_cast<float*>(keep(of_scale[i]));
       }
     }
-    const int32_t formats[ADAMAS_MAX_SLOTS] = {};
     const char* error = nullptr;
-    plan_ = adamas_plan_create(&rule_, type_ == NPY_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64, formats,
-                               static_cast<int64_t>(n), sizes.data(), keys.data(), seed, &error);
+    plan_ = adamas_plan_create(&settings, static_cast<int64_t>(n), sizes.data(), formats.data(), keys.data(), &error);
     if (!plan_) throw std::invalid_argument(error);
+    for (size_t i = 0; i < n; ++i) like_.push_back(as_array(nb::handle(nb::borrow<nb::list>(slots[0])[i]).ptr()));
     step_.resize(n);
     active_.resize(n);
     t_.resize(n);
@@ -88,11 +94,13 @@ class Plan {
   Plan& operator=(const Plan&) = delete;
 
   // (-1, norm) after a step, or where the norm was checked and is not finite; (i, 0) and nothing touched where tensor i's
-  // arrays need a closer look; (-2, 0) where another thread is in the middle of a step. No signal handler of Python runs
-  // between the arrays' change and that of `taken` and `carry`.
+  // arrays need a closer look; (-2, 0) where another thread is in the middle of a step; (-3 - i, norm) after a step in
+  // which tensor i's was computed twice and gave two results. No signal handler of Python runs between the arrays' change
+  // and that of `taken`, `carry` and `statistics`.
   std::tuple<int64_t, double> step(nb::list grads, nb::handle t, nb::handle table, nb::handle rows, double grad_scale,
                                    int32_t clip, double bound, bool check, std::optional<double> squares,
-                                   nb::handle taken, nb::handle carry) {
+                                   nb::handle taken, nb::handle carry, double average_decay,
+                                   nb::handle statistics) {
     Turn turn(this);
     if (!turn.mine) return {-2, 0.0};
     const size_t n = params_.size();
@@ -103,12 +111,10 @@ class Plan {
     if (PyArray_NDIM(lines_array) != 2 || PyArray_DIM(lines_array, 1) != kNumbers || PyArray_DIM(lines_array, 0) < 1)
       throw std::invalid_argument("step: table is float64[rows, 10], and has at least one row");
     const int64_t n_lines = PyArray_DIM(lines_array, 0);
-    auto* taken_all = taken.is_none() ? nullptr : const_cast<int64_t*>(data<int64_t>(taken, NPY_INT64, n));
-    if (taken_all && !PyArray_ISWRITEABLE(as_array(taken.ptr())))
-      throw std::invalid_argument("step: taken is written, and given read-only");
-    auto* carry_all = carry.is_none() ? nullptr : const_cast<double*>(data<double>(carry, NPY_DOUBLE, n * carries_));
-    if (carries_ && (!carry_all || !PyArray_ISWRITEABLE(as_array(carry.ptr()))))
-      throw std::invalid_argument("step: the rule carries numbers: give carry, writable float64[n, carries]");
+    auto* taken_all = written<int64_t>(taken, NPY_INT64, n);
+    auto* carry_all = written<double>(carry, NPY_DOUBLE, n * carries_);
+    auto* statistics_all = written<double>(statistics, NPY_DOUBLE, n * ADAMAS_STATISTICS);
+    if (carries_ && !carry_all) throw std::invalid_argument("step: the rule carries numbers: give carry");
     const int64_t clash = collect(grads);
     if (clash >= 0) return {clash, 0.0};
     for (size_t k = 0; k < count_; ++k) {
@@ -122,6 +128,7 @@ class Plan {
     }
 
     double norm = 0.0;
+    int64_t status = -1;
     {
       nb::gil_scoped_release unlocked;
       begin(lines);
@@ -129,14 +136,25 @@ class Plan {
       if (clip == ADAMAS_CLIP_NORM || (!squares && (check || clip > ADAMAS_CLIP_NORM))) find_squares();
       norm = adamas_set_gradients(plan_, grad_scale, clip, bound, squares.value_or(0.0));
       if (check && !squares && !std::isfinite(norm)) return {-1, norm};
+      adamas_set_extras(plan_, statistics_all != nullptr, average_decay);
       adamas_run_all(plan_, ADAMAS_PHASE_UPDATE);
-      adamas_finish(plan_, ADAMAS_PHASE_UPDATE);
+      const double differing = adamas_finish(plan_, ADAMAS_PHASE_UPDATE);
+      if (differing > 0) status = -3 - active_[static_cast<size_t>(differing) - 1];
       if (taken_all)
         for (size_t k = 0; k < count_; ++k) taken_all[active_[k]] = t_[k];
       for (size_t k = 0; k < count_ && carries_; ++k)
         std::copy_n(&carry_[k * ADAMAS_MAX_CARRIES], carries_, carry_all + static_cast<size_t>(active_[k]) * carries_);
+      for (size_t k = 0; k < count_ && statistics_all; ++k)
+        std::copy_n(adamas_statistics(plan_) + k * ADAMAS_STATISTICS, ADAMAS_STATISTICS,
+                    statistics_all + static_cast<size_t>(active_[k]) * ADAMAS_STATISTICS);
     }
-    return {-1, norm};
+    return {status, norm};
+  }
+
+  // Does what `step` does before it writes anything: -1, or the status that it would return.
+  int64_t ready(nb::list grads) {
+    Turn turn(this);
+    return turn.mine ? collect(grads) : -2;
   }
 
   // Writes each tensor's sum of squares to `found`, where its gradient is not None. Returns what `step` does first.
@@ -206,8 +224,24 @@ class Plan {
     PyArrayObject* array = as_array(object.ptr());
     if (!array || PyArray_TYPE(array) != type || !PyArray_IS_C_CONTIGUOUS(array) ||
         (size && static_cast<size_t>(PyArray_SIZE(array)) != size))
-      throw std::invalid_argument("step: t and taken are int64[n], table float64[rows, 10], rows int32[n] or None, carry float64[n, carries]");
+      throw std::invalid_argument("step: t and taken are int64[n], table float64[rows, 10], rows int32[n] or None, "
+                                  "carry float64[n, carries], statistics float64[n, 4]");
     return static_cast<const T*>(PyArray_DATA(array));
+  }
+
+  // The same of an array that the step writes, or NULL for None.
+  template <class T>
+  T* written(nb::handle object, int type, size_t size) {
+    if (object.is_none()) return nullptr;
+    T* found = const_cast<T*>(data<T>(object, type, size));
+    if (!PyArray_ISWRITEABLE(as_array(object.ptr())))
+      throw std::invalid_argument("step: taken, carry and statistics are written, and one was given read-only");
+    return found;
+  }
+
+  void* keep(nb::handle array) {
+    kept_.push_back(nb::borrow<nb::object>(array));
+    return PyArray_DATA(as_array(array.ptr()));
   }
 
   size_t bytes(int64_t i) const {
@@ -227,7 +261,7 @@ class Plan {
     PyArrayObject* g = as_array(object);
     // A parameter may have been resized in place since; its first slot still has the shape that the plan was made for.
     return g && plain(g) && !masked(object) && plain(p) && PyArray_ISWRITEABLE(p) && same_shape(g, p) &&
-           same_shape(p, as_array(kept_[i].ptr()));
+           same_shape(p, like_[i]);
   }
 
   static bool same_shape(PyArrayObject* a, PyArrayObject* b) {
@@ -250,10 +284,11 @@ class Plan {
       if (!size) continue;
       const char* p = static_cast<const char*>(buffers_[i].p);
       written_.push_back({p, p + size});
-      for (int s = 0; s < slots_; ++s) {
-        const char* slot = static_cast<const char*>(buffers_[i].slots[s]);
-        written_.push_back({slot, slot + size});
-      }
+    }
+    for (const nb::object& object : kept_) {
+      PyArrayObject* array = as_array(object.ptr());
+      const char* begin = static_cast<const char*>(PyArray_DATA(array));
+      if (PyArray_NBYTES(array) > 0) written_.push_back({begin, begin + PyArray_NBYTES(array)});
     }
     std::sort(written_.begin(), written_.end(), [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
     for (size_t i = 1; i < written_.size(); ++i)
@@ -275,12 +310,12 @@ class Plan {
   adamas_plan* plan_ = nullptr;
   adamas_rule rule_;
   size_t carries_ = 0;
-  int slots_ = 0;
   int type_ = 0;
   int64_t clash_ = 0;
   size_t count_ = 0;  // tensors of the step under way
   nb::object masked_;  // numpy.ma.MaskedArray
-  std::vector<nb::object> params_, kept_, gradients_;
+  std::vector<nb::object> params_, kept_, gradients_;  // kept: slots and their scales
+  std::vector<PyArrayObject*> like_;                   // the first slot of each tensor
   std::vector<adamas_buffers> buffers_, step_;
   std::vector<int64_t> active_, t_;
   std::vector<int32_t> rows_;
@@ -301,10 +336,15 @@ NB_MODULE(_shim, m) {
   nb::set_leak_warnings(false);  // plans of optimizers that torch's hooks hold live until the process has ended
   m.attr("abi") = adamas_abi();
   nb::class_<Plan>(m, "Plan")
-      .def(nb::init<Rule, nb::list, nb::list, std::vector<uint64_t>, uint64_t>())
+      .def(nb::init<Rule, nb::list, nb::list, nb::list, std::vector<uint64_t>, int, std::vector<int32_t>, int, bool, int64_t,
+                    uint64_t>(),
+           nb::arg("rule"), nb::arg("params"), nb::arg("slots"), nb::arg("scales"), nb::arg("keys"), nb::arg("dtype"),
+           nb::arg("formats"), nb::arg("weights"), nb::arg("average"), nb::arg("verify"), nb::arg("seed"))
       .def("step", &Plan::step, nb::arg("grads"), nb::arg("t"), nb::arg("table"), nb::arg("rows").none(),
            nb::arg("grad_scale"), nb::arg("clip"), nb::arg("bound"), nb::arg("check"), nb::arg("squares").none(),
-           nb::arg("taken").none(), nb::arg("carry").none())
+           nb::arg("taken").none(), nb::arg("carry").none(), nb::arg("average_decay"),
+           nb::arg("statistics").none())
+      .def("ready", &Plan::ready, nb::arg("grads"))
       .def("squares", &Plan::squares, nb::arg("grads"), nb::arg("found"));
   m.def("build_info", &adamas_build_info);
   m.def("set_threads", &adamas_set_threads);

@@ -31,8 +31,8 @@ class Plans {
     for (auto& entry : idle_) api_->plan_destroy(entry.second);
   }
 
-  adamas_plan* Take(const Api* api, const adamas_rule& rule, int32_t dtype, int32_t slots,
-                    const std::vector<int64_t>& sizes, const char** error) {
+  adamas_plan* Take(const Api* api, const adamas_rule& rule, int32_t dtype, const std::vector<int64_t>& sizes,
+                    const char** error) {
     {
       tsl::mutex_lock lock(mutex_);
       api_ = api;
@@ -44,10 +44,9 @@ class Plans {
         }
       }
     }
-    const std::vector<int32_t> formats(slots, ADAMAS_FORMAT_NATIVE);
+    const adamas_settings settings{rule, dtype, ADAMAS_WEIGHTS_NEAREST, 0, 0, 0};
     const std::vector<uint64_t> keys(sizes.size(), 0);  // native storage draws no random numbers
-    return api->plan_create(&rule, dtype, formats.data(), static_cast<int64_t>(sizes.size()), sizes.data(),
-                            keys.data(), 0, error);
+    return api->plan_create(&settings, static_cast<int64_t>(sizes.size()), sizes.data(), nullptr, keys.data(), error);
   }
 
   void Put(std::vector<int64_t> sizes, adamas_plan* plan) {
@@ -168,7 +167,7 @@ class AdamasStepOp : public OpKernel {
     }
 
     const char* error = "no reason given";
-    adamas_plan* plan = plans_.Take(api, step_.rule, Dtype(dtype), k, sizes, &error);
+    adamas_plan* plan = plans_.Take(api, step_.rule, Dtype(dtype), sizes, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const std::vector<int64_t> steps(n_, numbers.t);
     const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row, nullptr);
@@ -220,7 +219,7 @@ class AdamasSquaresOp : public OpKernel {
     const adamas_hyper table{};
     const std::vector<int64_t> steps(n, 1);
     const char* error = "no reason given";
-    adamas_plan* plan = plans_.Take(api, rule, Dtype(dtype_), api->rule_slots(&rule), sizes, &error);
+    adamas_plan* plan = plans_.Take(api, rule, Dtype(dtype_), sizes, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const int64_t chunks = api->begin(plan, n, nullptr, buffers.data(), steps.data(), &table, nullptr, nullptr);
     Run(api, ctx->device()->tensorflow_cpu_worker_threads()->workers, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles,

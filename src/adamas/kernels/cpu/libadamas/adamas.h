@@ -27,12 +27,17 @@ extern "C" {
 #endif
 
 #define ADAMAS_ABI 4           /* changes with every change of this file that callers can see */
-#define ADAMAS_MAX_SLOTS 4
+#define ADAMAS_MAX_SLOTS 6     /* the rule's, then `correction`, then `average` (adamas_settings) */
 #define ADAMAS_MAX_CARRIES 2   /* float64 numbers that a rule carries from step to step beside a tensor */
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
 
-enum { ADAMAS_FLOAT32 = 0, ADAMAS_FLOAT64 = 1 };              /* dtype of parameters and gradients */
-enum { ADAMAS_FORMAT_NATIVE = 0 };                            /* a slot stored in the parameter's dtype */
+/* dtype of parameters and gradients; the last two are computed in float32 */
+enum { ADAMAS_FLOAT32 = 0, ADAMAS_FLOAT64 = 1, ADAMAS_BFLOAT16 = 2, ADAMAS_FLOAT16 = 3 };
+/* How a slot of the rule is stored (docs/formats.md): as it is computed, float32 or float64; in bfloat16; in int8 codes
+ * of groups of 64 elements, a float32 scale for each. */
+enum { ADAMAS_FORMAT_NATIVE = 0, ADAMAS_FORMAT_BFLOAT16 = 1, ADAMAS_FORMAT_INT8 = 2 };
+/* How a bfloat16 or float16 parameter is rounded; SPLIT is for bfloat16 and keeps 8 more bits in the slot `correction`. */
+enum { ADAMAS_WEIGHTS_NEAREST = 0, ADAMAS_WEIGHTS_STOCHASTIC = 1, ADAMAS_WEIGHTS_SPLIT = 2 };
 enum { ADAMAS_EPS_PAPER = 0, ADAMAS_EPS_KERAS = 1 };
 enum { ADAMAS_DECAY_DECOUPLED = 0, ADAMAS_DECAY_COUPLED = 1 };
 enum { ADAMAS_AMSGRAD_OFF = 0, ADAMAS_AMSGRAD_RAW = 1, ADAMAS_AMSGRAD_CORRECTED = 2 };
@@ -51,7 +56,8 @@ enum {
 /* Phases of a step. NORM comes first, and only where a norm of the gradients is asked for. */
 enum {
   ADAMAS_PHASE_NORM = 0,   /* sum of squares of the gradients; finish returns it (float64) */
-  ADAMAS_PHASE_UPDATE = 1  /* parameters and slots change in place; finish returns 0 */
+  ADAMAS_PHASE_UPDATE = 1  /* parameters and slots change in place; finish returns 0, or 1 + k where the step of the
+                              k-th active tensor was computed twice and gave two results (adamas_settings.verify) */
 };
 
 /* adamas.rule.Rule, Hyper and Scalars, in the same order */
@@ -62,8 +68,23 @@ typedef struct {
 typedef struct {
   double grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull;
 } adamas_scalars;
-/* One tensor's buffers for one step: `size` elements each. p and slots are written, g is read (NORM reads only g). */
-typedef struct { void* p; const void* g; void* slots[ADAMAS_MAX_SLOTS]; } adamas_buffers;
+/* What a plan is made for. */
+typedef struct {
+  adamas_rule rule;
+  int32_t dtype;
+  int32_t weights;  /* NEAREST for float32 and float64, which are not rounded */
+  int32_t average;  /* 1: one more slot, the average of the weights, float32 or float64 */
+  int64_t verify;   /* N: about one block in N is computed twice and compared; 0: none */
+  uint64_t seed;    /* of stochastic rounding, with the tensors' keys */
+} adamas_settings;
+/* One tensor's buffers for one step: `size` elements each, and scales of int8 slots, one for each 64 elements or part of
+ * it (else NULL). g is read, everything else written (NORM reads only g). */
+typedef struct {
+  void* p;
+  const void* g;
+  void* slots[ADAMAS_MAX_SLOTS];
+  float* scales[ADAMAS_MAX_SLOTS];
+} adamas_buffers;
 
 typedef struct adamas_plan adamas_plan;
 
@@ -83,12 +104,11 @@ ADAMAS_API void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper*
 /* adamas.rule.clip_factor, to the bit: what gradients of this norm are multiplied by. */
 ADAMAS_API double adamas_clip_factor(int32_t clip, double norm, double bound);
 
-/* n tensors of sizes[i] >= 0 elements. formats: one per slot of the rule. keys: one per tensor, drawn from its name
- * (with `seed` it keys stochastic rounding; native storage does not round). NULL on error, with *error set to a
- * static message. */
-ADAMAS_API adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const int32_t* formats, int64_t n,
-                                           const int64_t* sizes, const uint64_t* keys, uint64_t seed,
-                                           const char** error);
+/* n tensors of sizes[i] >= 0 elements. formats[i * slots + s]: of tensor i's slot s, of as many slots as the rule keeps
+ * (NULL: all native; those of float64 parameters are). keys: one per tensor, drawn from its name
+ * (adamas.formats.name_key). NULL on error, with *error set to a static message. */
+ADAMAS_API adamas_plan* adamas_plan_create(const adamas_settings* settings, int64_t n, const int64_t* sizes,
+                                           const int32_t* formats, const uint64_t* keys, const char** error);
 ADAMAS_API void adamas_plan_destroy(adamas_plan* plan);
 
 /* Begin a step of the tensors active[0..n_active) (NULL: all, n_active ignored), in increasing order.
@@ -106,6 +126,10 @@ ADAMAS_API int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64
  * Returns the global norm of the scaled gradients: 0 where the phase NORM did not run and others is 0. */
 ADAMAS_API double adamas_set_gradients(adamas_plan* plan, double grad_scale, int32_t clip, double bound,
                                        double others);
+/* What the update phase does beside the step; default: neither. Call it between begin and run(UPDATE). statistics: 1 to
+ * collect them. average_decay: average <- average + (1 - average_decay) (p - average), with the new p before it is
+ * rounded; give it in every step of a plan with an average. */
+ADAMAS_API void adamas_set_extras(adamas_plan* plan, int32_t statistics, double average_decay);
 /* One phase of the chunks [begin, end). Thread-safe over disjoint ranges. */
 ADAMAS_API void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int64_t end);
 /* All chunks, on the library's pool and the calling thread. */
@@ -114,6 +138,12 @@ ADAMAS_API void adamas_run_all(adamas_plan* plan, int32_t phase);
 ADAMAS_API double adamas_finish(adamas_plan* plan, int32_t phase);
 /* After finish(NORM): the sum of squares of each active tensor's gradient; valid until the next begin. */
 ADAMAS_API const double* adamas_squares(const adamas_plan* plan);
+
+/* After finish(UPDATE) of a step with statistics, ADAMAS_STATISTICS numbers for each active tensor: the sums of g^2 (as
+ * read, before grad_scale), of (p_new - p_old)^2 and of p_new^2 (before p_new is rounded), and how many second moments w
+ * are below eps^2 - eps_root, so that eps decides the step. Summed as the phase NORM sums. Valid until the next begin. */
+#define ADAMAS_STATISTICS 4
+ADAMAS_API const double* adamas_statistics(const adamas_plan* plan);
 
 /* Sparse gradients (adamas/kernels/rows.py): some rows of a table of `width` elements a row take a step, whose cost
  * does not depend on the other rows. A gradient is n rows of values, with the row of the table that each belongs to:

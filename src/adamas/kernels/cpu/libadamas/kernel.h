@@ -1,31 +1,80 @@
-// What a kernel is: one elementwise loop per variant, and one sum. Instantiated once per instruction set by kernel_*.cpp.
+// What a kernel is: a table of small loops, compiled once per instruction set by kernel_*.cpp; the compiler vectorises.
+//
+// The rule, the storage and the statistics are separate loops, so that variants of the rule, formats of the slots and
+// dtypes of the parameter add up and do not multiply: staged.cpp runs them one after the other over pieces that stay in
+// the L1 cache. Where everything is stored in the dtype that the rule computes in, a rule's loop runs on the arrays
+// themselves, and is all there is.
 #pragma once
 
 #include <cstdint>
 
+#include "adamas.h"
+#include "random.h"
+
 namespace adamas {
 
-// adamas.rule.Scalars, rounded once to the dtype of the parameter.
+// adamas.rule.Scalars, rounded once to the dtype that the rule computes in.
 template <class T>
 struct Numbers {
   T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull;
 };
 
+// One step of n elements, in place. slots: in the order of adamas.rule.Rule.slots.
 template <class T>
-using Update = void (*)(const Numbers<T>& s, T* p, const T* g, T* m, T* v, T* vmax, int64_t n);
+using Update = void (*)(const Numbers<T>& s, T* p, const T* g, T* const* slots, int64_t n);
 // Sum of squares of at most one block.
 template <class T>
 using Squares = double (*)(const T* g, int64_t n);
 
+// Statistics of a block while its pieces are added: sums of g^2, (p - before)^2 and p^2, element i of the block in lane
+// i mod 16, and how many w are below `bound`.
+struct Tally {
+  double lanes[3][16];
+  int64_t below;
+};
+// Adds n elements, of which the first belongs to lane 0.
+template <class T>
+using Count = void (*)(Tally& tally, const T* g, const T* before, const T* p, const T* w, T bound, int64_t n);
+// average <- average + share (p - average)
+template <class T>
+using Average = void (*)(T* average, const T* p, T share, int64_t n);
+
+// The lines of adamas.rule.update that differ by more than numbers.
+enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kFormulas };
+
 template <class T>
 struct Loops {
-  Update<T> update[2][2][2];  // [clipped by value][coupled decay][AMSGrad]
+  Update<T> update[kFormulas][2][2];  // [formula][clipped by value][coupled decay]
   Squares<T> squares;
+  Count<T> count;
+  Average<T> average;
+};
+
+// How numbers that the rule computes in float32 are stored; docs/formats.md defines it. The forms that do not say
+// "Nearest" round stochastically. Beside the values of int8 lie their scales, beside those of kSplit the corrections.
+enum Form : int32_t {
+  kNative = -1,  // float32 or float64, as computed: no loop needed
+  kBfloat16,
+  kBfloat16Nearest,
+  kFloat16,
+  kFloat16Nearest,
+  kSigned8,
+  kUnsigned8,
+  kSplit,
+  kForms
+};
+
+constexpr int64_t kGroup = 64;  // elements in int8 that share a scale
+
+struct Code {
+  void (*decode)(const void* values, const void* beside, float* x, int64_t n);
+  void (*encode)(const float* x, void* values, void* beside, Noise noise, int64_t n);
 };
 
 struct Kernel {
   Loops<float> f32;
   Loops<double> f64;
+  Code codes[kForms];
 };
 
 template <class T>

@@ -1,104 +1,32 @@
-// Plans, steps and phases: everything of libadamas but the loops and the threads.
+// Plans, steps and phases: what a step is made of, and which loops do it.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "adamas.h"
+#include "chunks.h"
 #include "environment.h"
 #include "kernel.h"
 #include "pool.h"
+#include "rules.h"
 #include "scalars.h"
-
-namespace adamas {
-namespace {
-
-// Elements a chunk holds at least, a multiple of the block: small enough to share 500 tensors of 1000 out among many
-// threads, large enough that its start costs nothing (16384 elements: 3% slower on one large tensor).
-constexpr int64_t kChunk = 8 * ADAMAS_BLOCK;
-
-struct Segment {
-  int64_t active;  // position in the step's list of active tensors
-  int64_t begin, end;
-  int64_t block;   // where its block partials start
-};
-
-// The tensors of a step cut into chunks: tensors are cut at blocks, small ones share a chunk.
-struct Chunks {
-  std::vector<Segment> segments;
-  std::vector<int64_t> starts;         // chunk c is segments[starts[c]] ... segments[starts[c + 1] - 1]
-  std::vector<int64_t> blocks;         // per active tensor: its first block partial; one past the end closes the list
-
-  int64_t count() const { return static_cast<int64_t>(starts.size()) - 1; }
-
-  void cut(const std::vector<int64_t>& sizes, const std::vector<int64_t>& active) {
-    segments.clear();
-    starts.assign(1, 0);
-    blocks.clear();
-    int64_t held = 0, block = 0;
-    for (size_t k = 0; k < active.size(); ++k) {
-      const int64_t size = sizes[active[k]];
-      blocks.push_back(block);
-      for (int64_t begin = 0; begin < size;) {
-        const int64_t end = std::min(size, begin + kChunk);
-        segments.push_back({static_cast<int64_t>(k), begin, end, block + begin / ADAMAS_BLOCK});
-        held += end - begin;
-        begin = end;
-        if (held >= kChunk) {
-          starts.push_back(static_cast<int64_t>(segments.size()));
-          held = 0;
-        }
-      }
-      block += (size + ADAMAS_BLOCK - 1) / ADAMAS_BLOCK;
-    }
-    if (held > 0) starts.push_back(static_cast<int64_t>(segments.size()));
-    blocks.push_back(block);
-  }
-};
-
-struct Isa {
-  int32_t id;
-  const Kernel* kernel;
-};
-
-// Best last.
-std::vector<Isa> usable() {
-  std::vector<Isa> found{{ADAMAS_ISA_SCALAR, &kScalar}};
-#if defined(__x86_64__)
-  found.push_back({ADAMAS_ISA_SSE, &kSse});
-  if (__builtin_cpu_supports("avx2")) found.push_back({ADAMAS_ISA_AVX2, &kAvx2});
-#elif defined(__aarch64__)
-  found.push_back({ADAMAS_ISA_NEON, &kNeon});
-#endif
-  return found;
-}
-
-const std::vector<Isa>& isas() {
-  static const auto* found = new std::vector<Isa>(usable());  // never destroyed: a daemon thread may outlive `exit`
-  return *found;
-}
-
-std::atomic<const Isa*> g_isa{nullptr};
-
-const Isa& isa() {
-  const Isa* chosen = g_isa.load();
-  return chosen ? *chosen : isas().back();
-}
-
-}  // namespace
-
-const Kernel& chosen_kernel() { return *isa().kernel; }
-
-}  // namespace adamas
+#include "staged.h"
 
 using namespace adamas;
 
+// The number of the "slot" whose random bits choose the blocks that are computed twice.
+constexpr uint64_t kVerified = 254;
+
 struct adamas_plan {
-  adamas_rule rule;
-  int32_t dtype;
+  adamas_settings settings;
+  Form gradients = kNative;
+  std::vector<Storage> storage;     // per tensor
   std::vector<int64_t> sizes;
+  std::vector<uint64_t> names;      // per tensor: the key of seed and name
   std::vector<int64_t> everything;  // 0, 1, ..., n - 1
   Chunks all;
   // The step under way.
@@ -108,40 +36,151 @@ struct adamas_plan {
   Chunks some;                      // their chunks
   std::vector<adamas_buffers> buffers;
   std::vector<adamas_scalars> numbers;
+  std::vector<uint64_t> keys;       // per active tensor: of seed, name and step
   bool clipped = false;             // by value, to `bound`
   double bound = 0.0;
   std::vector<double> scales;       // per active tensor: multiplies its gradient
   std::vector<double> partials;     // per block: sum of squares
   std::vector<double> tensors;      // per active tensor
   double total = 0.0;
+  bool counting = false;            // statistics
+  double average_share = 0.0;
+  std::vector<double> tallies;      // ADAMAS_STATISTICS per block,
+  std::vector<double> statistics;   // and per active tensor
+  std::atomic<int64_t> differing{0};  // 1 + a tensor whose step had two results
 
   template <class T>
-  void norm(int64_t begin, int64_t end) {
-    for (int64_t i = chunks->starts[begin]; i < chunks->starts[end]; ++i) {
-      const Segment& segment = chunks->segments[i];
-      const T* g = static_cast<const T*>(buffers[segment.active].g);
-      double* out = &partials[segment.block];
-      for (int64_t at = segment.begin; at < segment.end; at += ADAMAS_BLOCK)
-        *out++ = loops<T>(*kernel).squares(g + at, std::min<int64_t>(ADAMAS_BLOCK, segment.end - at));
-    }
-  }
-
+  void norm(int64_t begin, int64_t end);
   template <class T>
-  void update(int64_t begin, int64_t end) {
-    for (int64_t i = chunks->starts[begin]; i < chunks->starts[end]; ++i) {
-      const Segment& segment = chunks->segments[i];
-      const adamas_buffers& b = buffers[segment.active];
-      const adamas_scalars& s = numbers[segment.active];
-      const Numbers<T> r = rounded<T>(s, scales[segment.active], bound);
-      const int64_t at = segment.begin;
-      const bool amsgrad = rule.amsgrad != ADAMAS_AMSGRAD_OFF;
-      T* const vmax = amsgrad ? static_cast<T*>(b.slots[2]) + at : nullptr;
-      loops<T>(*kernel).update[clipped][s.coupled != 0.0][amsgrad](
-          r, static_cast<T*>(b.p) + at, static_cast<const T*>(b.g) + at, static_cast<T*>(b.slots[0]) + at,
-          static_cast<T*>(b.slots[1]) + at, vmax, segment.end - at);
-    }
-  }
+  void update(int64_t begin, int64_t end);
+
+ private:
+  template <class T>
+  Job<T> job(int64_t k) const;
+  template <class T>
+  void step(const Job<T>& job, const Segment& segment, int64_t begin, int64_t end, bool twice);
 };
+
+template <class T>
+void adamas_plan::norm(int64_t begin, int64_t end) {
+  T decoded[ADAMAS_BLOCK];
+  for (int64_t i = chunks->starts[begin]; i < chunks->starts[end]; ++i) {
+    const Segment& segment = chunks->segments[i];
+    double* out = &partials[segment.block];
+    for (int64_t at = segment.begin; at < segment.end; at += ADAMAS_BLOCK) {
+      const int64_t n = std::min<int64_t>(ADAMAS_BLOCK, segment.end - at);
+      const void* g = static_cast<const char*>(buffers[segment.active].g) + at * (gradients == kNative ? sizeof(T) : 2);
+      if constexpr (std::is_same<T, float>::value) {
+        if (gradients != kNative) {
+          kernel->codes[gradients].decode(g, nullptr, decoded, n);
+          g = decoded;
+        }
+      }
+      *out++ = loops<T>(*kernel).squares(static_cast<const T*>(g), n);
+    }
+  }
+}
+
+template <class T>
+Job<T> adamas_plan::job(int64_t k) const {
+  const adamas_scalars& s = numbers[k];
+  Job<T> job;
+  job.kernel = kernel;
+  job.storage = &storage[chunks == &all ? k : active[k]];
+  job.buffers = buffers[k];
+  job.rule = rule_loop(loops<T>(*kernel), settings.rule, clipped, s.coupled != 0.0);
+  job.numbers = rounded<T>(s, scales[k], bound);
+  job.key = keys[k];
+  job.share = T(average_share);
+  job.bound = T(s.eps * s.eps - s.eps_root);
+  job.root = root_slot(settings.rule);
+  return job;
+}
+
+// Elements [begin, end) of a segment.
+template <class T>
+void adamas_plan::step(const Job<T>& job, const Segment& segment, int64_t begin, int64_t end, bool twice) {
+  double* counts = counting ? &tallies[ADAMAS_STATISTICS * (segment.block + (begin - segment.begin) / ADAMAS_BLOCK)] : nullptr;
+  if (twice) {
+    if (!staged_twice(job, begin, end, counts)) differing.store(1 + segment.active);
+  } else if (counts || job.storage->average >= 0 || !job.storage->native()) {
+    staged(job, begin, end, counts);
+  } else {
+    T* slots[ADAMAS_MAX_SLOTS];
+    for (int32_t s = 0; s < job.storage->slots; ++s) slots[s] = static_cast<T*>(job.buffers.slots[s]) + begin;
+    job.rule(job.numbers, static_cast<T*>(job.buffers.p) + begin, static_cast<const T*>(job.buffers.g) + begin, slots,
+             end - begin);
+  }
+}
+
+template <class T>
+void adamas_plan::update(int64_t begin, int64_t end) {
+  for (int64_t i = chunks->starts[begin]; i < chunks->starts[end]; ++i) {
+    const Segment& segment = chunks->segments[i];
+    const Job<T> own = job<T>(segment.active);
+    int64_t from = segment.begin;  // what is not computed twice is done in ranges as long as can be
+    if (settings.verify > 0) {
+      const uint64_t key = absorb(own.key, kVerified);
+      for (int64_t at = segment.begin; at < segment.end; at += ADAMAS_BLOCK) {
+        if (absorb(key, static_cast<uint64_t>(at / ADAMAS_BLOCK)) % static_cast<uint64_t>(settings.verify)) continue;
+        const int64_t to = std::min<int64_t>(at + ADAMAS_BLOCK, segment.end);
+        if (from < at) step(own, segment, from, at, false);
+        step(own, segment, at, to, true);
+        from = to;
+      }
+    }
+    if (from < segment.end) step(own, segment, from, segment.end, false);
+  }
+}
+
+namespace {
+
+// How the parameters and gradients of a plan are stored, and its extra slots. Returns what is wrong, or NULL.
+const char* choose_forms(const adamas_settings& settings, Storage* storage) {
+  const bool half = settings.dtype == ADAMAS_FLOAT16, low = half || settings.dtype == ADAMAS_BFLOAT16;
+  storage->slots = adamas_rule_slots(&settings.rule);
+  if (storage->slots < 0) return "no such rule";
+  if (settings.dtype < ADAMAS_FLOAT32 || settings.dtype > ADAMAS_FLOAT16)
+    return "dtype must be float32, float64, bfloat16 or float16";
+  if (settings.average < 0 || settings.average > 1) return "average must be 0 or 1";
+  if (settings.verify < 0) return "verify must be at least 0";
+  storage->width = settings.dtype == ADAMAS_FLOAT64 ? 8 : 4;
+  if (low) storage->p = storage->g = half ? kFloat16Nearest : kBfloat16Nearest;
+  int32_t next = storage->slots;
+  switch (settings.weights) {
+    case ADAMAS_WEIGHTS_NEAREST: break;
+    case ADAMAS_WEIGHTS_STOCHASTIC:
+      if (!low) return "only bfloat16 and float16 weights are rounded stochastically";
+      storage->p = half ? kFloat16 : kBfloat16;
+      break;
+    case ADAMAS_WEIGHTS_SPLIT:
+      if (settings.dtype != ADAMAS_BFLOAT16) return "only bfloat16 weights are split";
+      storage->p = kSplit;
+      storage->correction = next++;
+      break;
+    default: return "no such way to store weights";
+  }
+  if (settings.average) storage->average = next++;
+  return nullptr;
+}
+
+// How the slots of one tensor are stored.
+const char* choose_forms(const adamas_settings& settings, const int32_t* formats, Storage* storage) {
+  for (int32_t s = 0; s < storage->slots; ++s) {
+    const Kind kind = slot_kind(settings.rule, s);
+    switch (formats ? formats[s] : ADAMAS_FORMAT_NATIVE) {
+      case ADAMAS_FORMAT_NATIVE: storage->slot[s] = kNative; continue;
+      case ADAMAS_FORMAT_BFLOAT16: storage->slot[s] = kBfloat16; break;
+      case ADAMAS_FORMAT_INT8: storage->slot[s] = kind == Kind::kSigned ? kSigned8 : kUnsigned8; break;
+      default: return "no such format";
+    }
+    if (settings.dtype == ADAMAS_FLOAT64) return "the slots of float64 parameters are float64";
+    if (kind == Kind::kWeight) return "a slot that holds weights is not stored below float32";
+  }
+  return nullptr;
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -149,75 +188,45 @@ int32_t adamas_abi(void) { return ADAMAS_ABI; }
 
 const char* adamas_build_info(void) { return ADAMAS_BUILD_INFO; }
 
-int32_t adamas_rule_slots(const adamas_rule* rule) {
-  const bool legal = rule && rule->eps_mode >= 0 && rule->eps_mode <= 1 && rule->decay >= 0 && rule->decay <= 1 &&
-                     rule->amsgrad >= 0 && rule->amsgrad <= 2 && rule->maximize >= 0 && rule->maximize <= 1 &&
-                     rule->nesterov >= 0 && rule->nesterov <= 2 && rule->schedule_free >= 0 && rule->schedule_free <= 1 &&
-                     !(rule->eps_mode == ADAMAS_EPS_KERAS && rule->amsgrad == ADAMAS_AMSGRAD_CORRECTED) &&
-                     !(rule->nesterov != ADAMAS_NESTEROV_OFF && rule->amsgrad != ADAMAS_AMSGRAD_OFF) &&
-                     !(rule->schedule_free && (rule->decay != ADAMAS_DECAY_DECOUPLED ||
-                                               rule->amsgrad != ADAMAS_AMSGRAD_OFF ||
-                                               rule->nesterov != ADAMAS_NESTEROV_OFF));
-  if (!legal) return -1;
-  return rule->amsgrad == ADAMAS_AMSGRAD_OFF ? 2 : 3;
-}
-
-int32_t adamas_rule_carries(const adamas_rule* rule) {
-  return rule->schedule_free ? 2 : rule->nesterov == ADAMAS_NESTEROV_SCHEDULED ? 1 : 0;
-}
-
-void adamas_rule_carry_on(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, const double* before,
-                          double* after) {
-  Ieee ieee;
-  carry_on(*rule, *hyper, t, before, after);
-}
-
-void adamas_rule_scalars(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t, double grad_scale,
-                         double clip, const double* carry, adamas_scalars* out) {
-  Ieee ieee;
-  *out = scalars(*rule, *hyper, t, grad_scale, clip, carry);
-}
-
-double adamas_clip_factor(int32_t clip, double norm, double bound) {
-  Ieee ieee;
-  return clip_factor(clip, norm, bound);
-}
-
-adamas_plan* adamas_plan_create(const adamas_rule* rule, int32_t dtype, const int32_t* formats, int64_t n,
-                                const int64_t* sizes, const uint64_t* keys, uint64_t seed, const char** error) {
-  (void)keys;  // native storage does not round
-  (void)seed;
-  auto refuse = [&](const char* why) {
+adamas_plan* adamas_plan_create(const adamas_settings* settings, int64_t n, const int64_t* sizes, const int32_t* formats,
+                                const uint64_t* keys, const char** error) {
+  auto refuse = [&](const char* why) -> adamas_plan* {
     if (error) *error = why;
     return nullptr;
   };
-  const int32_t slots = adamas_rule_slots(rule);
-  if (slots < 0) return refuse("no such rule");
-  if (rule->nesterov != ADAMAS_NESTEROV_OFF || rule->schedule_free) return refuse("no loop for this rule yet");
-  if (dtype != ADAMAS_FLOAT32 && dtype != ADAMAS_FLOAT64) return refuse("dtype must be float32 or float64");
-  for (int32_t s = 0; s < slots; ++s)
-    if (formats[s] != ADAMAS_FORMAT_NATIVE) return refuse("no such format");
+  Storage storage;
+  if (const char* why = choose_forms(*settings, &storage)) return refuse(why);
   if (n < 0) return refuse("a negative number of tensors");
   for (int64_t i = 0; i < n; ++i)
     if (sizes[i] < 0) return refuse("a negative size");
   try {
     auto plan = std::make_unique<adamas_plan>();
-    plan->rule = *rule;
-    plan->dtype = dtype;
+    plan->settings = *settings;
+    plan->gradients = storage.g;
+    for (int64_t i = 0; i < n; ++i) {
+      if (const char* why = choose_forms(*settings, formats ? formats + i * storage.slots : nullptr, &storage))
+        return refuse(why);
+      plan->storage.push_back(storage);
+    }
     plan->sizes.assign(sizes, sizes + n);
+    plan->names.resize(n);
+    for (int64_t i = 0; i < n; ++i) plan->names[i] = absorb(absorb(0, settings->seed), keys[i]);
     plan->everything.resize(n);
     for (int64_t i = 0; i < n; ++i) plan->everything[i] = i;
     plan->all.cut(plan->sizes, plan->everything);
     plan->buffers.resize(n);
     plan->numbers.resize(n);
+    plan->keys.resize(n);
     plan->scales.resize(n);
     plan->tensors.resize(n);
+    plan->statistics.resize(ADAMAS_STATISTICS * n);
     // No step needs more than one of all tensors, so none allocates, and none can fail half-way.
     plan->active.reserve(n);
     plan->some.segments.reserve(plan->all.segments.size());
     plan->some.starts.reserve(plan->all.segments.size() + 1);
     plan->some.blocks.reserve(n + 1);
     plan->partials.reserve(plan->all.blocks.back());
+    plan->tallies.resize(ADAMAS_STATISTICS * plan->all.blocks.back());
     return plan.release();
   } catch (const std::bad_alloc&) {
     return refuse("out of memory");
@@ -231,7 +240,7 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
   const int64_t n = static_cast<int64_t>(plan->sizes.size());
   const int64_t count = active ? n_active : n;
   if (count < 0 || count > n) return -1;
-  const int32_t carries = adamas_rule_carries(&plan->rule);
+  const int32_t carries = adamas_rule_carries(&plan->settings.rule);
   if (carries && !carry) return -1;
   for (int64_t k = 0; k < count; ++k) {
     if (t[k] < 1 || (rows && rows[k] < 0)) return -1;
@@ -253,11 +262,15 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
     const double* own = carries ? carry + k * ADAMAS_MAX_CARRIES : nullptr;
     const bool same = k > 0 && t[k] == t[k - 1] && row == (rows ? rows[k - 1] : 0) &&
                       (!carries || std::equal(own, own + carries, own - ADAMAS_MAX_CARRIES));
-    plan->numbers[k] = same ? plan->numbers[k - 1] : scalars(plan->rule, table[row], t[k], 1.0, 0.0, own);
+    plan->numbers[k] = same ? plan->numbers[k - 1] : scalars(plan->settings.rule, table[row], t[k], 1.0, 0.0, own);
+    plan->keys[k] = absorb(plan->names[active ? active[k] : k], static_cast<uint64_t>(t[k]));
   }
   plan->partials.resize(plan->chunks->blocks.back());
   plan->clipped = false;
   plan->total = 0.0;
+  plan->counting = false;
+  plan->average_share = 0.0;
+  plan->differing.store(0);
   std::fill(plan->scales.begin(), plan->scales.begin() + count, 1.0);
   plan->kernel = &chosen_kernel();
   return plan->chunks->count();
@@ -281,9 +294,14 @@ double adamas_set_gradients(adamas_plan* plan, double grad_scale, int32_t clip, 
   return norm;
 }
 
+void adamas_set_extras(adamas_plan* plan, int32_t statistics, double average_decay) {
+  plan->counting = statistics != 0;
+  plan->average_share = 1.0 - average_decay;
+}
+
 void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int64_t end) {
   Ieee ieee;
-  const bool single = plan->dtype == ADAMAS_FLOAT32;
+  const bool single = plan->settings.dtype != ADAMAS_FLOAT64;
   if (phase == ADAMAS_PHASE_UPDATE) {
     single ? plan->update<float>(begin, end) : plan->update<double>(begin, end);
   } else if (phase == ADAMAS_PHASE_NORM) {
@@ -300,10 +318,18 @@ void adamas_run_all(adamas_plan* plan, int32_t phase) {
 }
 
 double adamas_finish(adamas_plan* plan, int32_t phase) {
-  if (phase != ADAMAS_PHASE_NORM) return 0.0;
   Ieee ieee;
-  plan->total = 0.0;
   const std::vector<int64_t>& blocks = plan->chunks->blocks;
+  if (phase == ADAMAS_PHASE_UPDATE) {
+    for (size_t k = 0; plan->counting && k + 1 < blocks.size(); ++k) {
+      double* sums = &plan->statistics[ADAMAS_STATISTICS * k];
+      std::fill_n(sums, ADAMAS_STATISTICS, 0.0);
+      for (int64_t b = blocks[k]; b < blocks[k + 1]; ++b)
+        for (int i = 0; i < ADAMAS_STATISTICS; ++i) sums[i] += plan->tallies[ADAMAS_STATISTICS * b + i];
+    }
+    return static_cast<double>(plan->differing.load());
+  }
+  plan->total = 0.0;
   for (size_t k = 0; k + 1 < blocks.size(); ++k) {
     plan->tensors[k] = 0.0;
     for (int64_t b = blocks[k]; b < blocks[k + 1]; ++b) plan->tensors[k] += plan->partials[b];
@@ -313,22 +339,9 @@ double adamas_finish(adamas_plan* plan, int32_t phase) {
 }
 
 const double* adamas_squares(const adamas_plan* plan) { return plan->tensors.data(); }
+const double* adamas_statistics(const adamas_plan* plan) { return plan->statistics.data(); }
 
 void adamas_set_threads(int32_t n) { set_threads(n); }
 int32_t adamas_get_threads(void) { return get_threads(); }
 
-int32_t adamas_set_isa(int32_t id) {
-  if (id == ADAMAS_ISA_AUTO) {
-    g_isa.store(nullptr);
-    return 0;
-  }
-  for (const Isa& candidate : isas())
-    if (candidate.id == id) {
-      g_isa.store(&candidate);
-      return 0;
-    }
-  return -1;
-}
-
-int32_t adamas_get_isa(void) { return isa().id; }
 }

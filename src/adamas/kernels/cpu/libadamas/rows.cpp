@@ -1,13 +1,14 @@
 // Sparse gradients: steps of some rows of a table. The mathematics is adamas/kernels/rows.py.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <new>
 #include <vector>
 
 #include "adamas.h"
 #include "environment.h"
 #include "kernel.h"
+#include "numeric.h"
+#include "rules.h"
 #include "scalars.h"
 
 namespace adamas {
@@ -104,11 +105,6 @@ double squares(const T* sums, const int64_t* rows, int64_t n, int64_t width) {
   return total;
 }
 
-template <class T>
-inline T flush(T x) {
-  return std::fabs(x) < std::numeric_limits<T>::min() ? T(0) : x;
-}
-
 // Both moments in one loop: after a loop over m alone, v's loads would wait for m's stores wherever the two arrays lie at
 // the same distance from a page's start.
 template <class T>
@@ -151,7 +147,7 @@ void update_rows(const adamas_rule& rule, const adamas_table& table, const int64
   const double scale = scaling.grad_scale * clip_factor(scaling.clip, norm, scaling.bound);
   const Numbers<T> numbers = rounded<T>(s, scale, scaling.bound);
   const bool amsgrad = rule.amsgrad != ADAMAS_AMSGRAD_OFF;
-  const Update<T> update = loops<T>(chosen_kernel()).update[scaling.clip == ADAMAS_CLIP_VALUE][s.coupled != 0.0][amsgrad];
+  const Update<T> update = rule_loop(loops<T>(chosen_kernel()), rule, scaling.clip == ADAMAS_CLIP_VALUE, s.coupled != 0.0);
   const int64_t width = table.width;
   T* const streams[] = {static_cast<T*>(table.p), static_cast<T*>(table.slots[0]), static_cast<T*>(table.slots[1]),
                         amsgrad ? static_cast<T*>(table.slots[2]) : nullptr};
@@ -171,9 +167,9 @@ void update_rows(const adamas_rule& rule, const adamas_table& table, const int64
     factors.set(silent);
     for (int64_t at = 0; at < width; at += kPiece) {
       const int64_t n = std::min(kPiece, width - at), here = row * width + at;
-      T *const m = streams[1] + here, *const v = streams[2] + here;
-      if (silent) decay(m, v, factors.m, factors.v, n);
-      update(numbers, streams[0] + here, sums + k * width + at, m, v, amsgrad ? streams[3] + here : nullptr, n);
+      T* const slots[] = {streams[1] + here, streams[2] + here, amsgrad ? streams[3] + here : nullptr};
+      if (silent) decay(slots[0], slots[1], factors.m, factors.v, n);
+      update(numbers, streams[0] + here, sums + k * width + at, slots, n);
     }
     table.seen[row] = static_cast<int32_t>(static_cast<uint32_t>(table.clock) + 1);
   }

@@ -1,0 +1,180 @@
+#include "staged.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+namespace adamas {
+namespace {
+
+// Elements of a piece, a multiple of kGroup that divides a block.
+constexpr int64_t kPiece = 256;
+// Memory is asked for so many elements ahead.
+constexpr int64_t kAhead = 512;
+// The buffers of a piece lie a little more than a power of two apart: a store and a load 4096 bytes apart look like one
+// address to the processor at first, and wait for each other.
+constexpr int64_t kApart = kPiece + 48;
+
+template <class T>
+class Stage {
+ public:
+  explicit Stage(const Job<T>& job) : job_(job), storage_(*job.storage), loops_(loops<T>(*job.kernel)) {}
+
+  // Elements first ... first + n - 1 of the tensor, of one block, which lie at `b`.
+  void piece(const adamas_buffers& b, int64_t first, int64_t n, Tally* tally) {
+    const int32_t correction = storage_.correction;
+    void* const beside = correction < 0 ? nullptr : b.slots[correction];
+    T* const p = opened(storage_.p, b.p, beside, p_, n);
+    const T* const g = opened(storage_.g, const_cast<void*>(b.g), nullptr, g_, n);
+    T* slots[ADAMAS_MAX_SLOTS];
+    for (int32_t s = 0; s < storage_.slots; ++s)
+      slots[s] = opened(storage_.slot[s], b.slots[s], b.scales[s], slots_[s], n);
+    if (tally) std::copy_n(p, n, before_);
+    job_.rule(job_.numbers, p, g, slots, n);
+    if (storage_.average >= 0) loops_.average(static_cast<T*>(b.slots[storage_.average]), p, job_.share, n);
+    if (tally) loops_.count(*tally, g, before_, p, slots[job_.root], job_.bound, n);
+    for (int32_t s = 0; s < storage_.slots; ++s) close(storage_.slot[s], slots_[s], b.slots[s], b.scales[s], s, first, n);
+    close(storage_.p, p_, b.p, beside, kParameter, first, n);
+  }
+
+ private:
+  static constexpr int32_t kParameter = 255;  // the number of its "slot" for random bits: docs/formats.md
+
+  T* opened(Form form, void* values, const void* beside, T* buffer, int64_t n) {
+    if constexpr (std::is_same<T, float>::value) {
+      if (form != kNative) {
+        job_.kernel->codes[form].decode(values, beside, buffer, n);
+        return buffer;
+      }
+    }
+    return static_cast<T*>(values);
+  }
+
+  void close(Form form, const T* buffer, void* values, void* beside, int32_t slot, int64_t first, int64_t n) {
+    if constexpr (std::is_same<T, float>::value) {
+      if (form == kNative) return;
+      const Noise noise = noise_from(absorb(job_.key, static_cast<uint64_t>(slot)), first / ADAMAS_BLOCK, first % ADAMAS_BLOCK);
+      job_.kernel->codes[form].encode(buffer, values, beside, noise, n);
+    }
+  }
+
+  const Job<T>& job_;
+  const Storage& storage_;
+  const Loops<T>& loops_;
+  alignas(64) T p_[kApart], g_[kApart], before_[kApart], slots_[ADAMAS_MAX_SLOTS][kApart];
+};
+
+void ask(const void* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at, 1);
+}
+
+// Asks for n elements of everything that a step reads.
+void ask(const Storage& storage, const adamas_buffers& b, int64_t n) {
+  ask(b.p, n * storage.bytes(storage.p));
+  ask(b.g, n * storage.bytes(storage.g));
+  for (int32_t s = 0; s < storage.slots; ++s) ask(b.slots[s], n * storage.bytes(storage.slot[s]));
+  if (storage.correction >= 0) ask(b.slots[storage.correction], n);
+  if (storage.average >= 0) ask(b.slots[storage.average], n * storage.width);
+}
+
+// Copies of what a piece changes.
+template <class T>
+class Copies {
+ public:
+  // Makes them, and returns the buffers with the copies in the originals' places.
+  adamas_buffers of(const Storage& storage, const adamas_buffers& b, int64_t n) {
+    adamas_buffers copied = b;
+    int used = 0;
+    copied.p = copy(used++, b.p, n * storage.bytes(storage.p));
+    for (int32_t s = 0; s < storage.slots; ++s) {
+      copied.slots[s] = copy(used++, b.slots[s], n * storage.bytes(storage.slot[s]));
+      if (b.scales[s]) copied.scales[s] = static_cast<float*>(copy(used++, b.scales[s], scales(n)));
+    }
+    if (storage.correction >= 0) copied.slots[storage.correction] = copy(used++, b.slots[storage.correction], n);
+    if (storage.average >= 0)
+      copied.slots[storage.average] = copy(used++, b.slots[storage.average], n * storage.width);
+    return copied;
+  }
+
+  static bool same(const Storage& storage, const adamas_buffers& a, const adamas_buffers& b, int64_t n) {
+    bool all = equal(a.p, b.p, n * storage.bytes(storage.p));
+    for (int32_t s = 0; s < storage.slots; ++s) {
+      all = all && equal(a.slots[s], b.slots[s], n * storage.bytes(storage.slot[s]));
+      if (a.scales[s]) all = all && equal(a.scales[s], b.scales[s], scales(n));
+    }
+    if (storage.correction >= 0) all = all && equal(a.slots[storage.correction], b.slots[storage.correction], n);
+    if (storage.average >= 0)
+      all = all && equal(a.slots[storage.average], b.slots[storage.average], n * storage.width);
+    return all;
+  }
+
+ private:
+  static int64_t scales(int64_t n) { return (n + kGroup - 1) / kGroup * static_cast<int64_t>(sizeof(float)); }
+  static bool equal(const void* a, const void* b, int64_t bytes) { return std::memcmp(a, b, static_cast<size_t>(bytes)) == 0; }
+  void* copy(int place, const void* from, int64_t bytes) {
+    return std::memcpy(copies_[place], from, static_cast<size_t>(bytes));
+  }
+
+  alignas(64) T copies_[2 * ADAMAS_MAX_SLOTS + 1][kApart];
+};
+
+// lanes combined by halving, as `squares` does.
+void fold(const Tally& tally, double* statistics) {
+  for (int i = 0; i < 3; ++i) {
+    double lane[16];
+    std::copy_n(tally.lanes[i], 16, lane);
+    for (int width = 8; width > 0; width /= 2)
+      for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
+    statistics[i] = lane[0];
+  }
+  statistics[3] = static_cast<double>(tally.below);
+}
+
+// Calls each(buffers, first, n, tally) for the pieces of [begin, end).
+template <class T, class Each>
+void pieces(const Job<T>& job, int64_t begin, int64_t end, double* statistics, Each each) {
+  const Storage& storage = *job.storage;
+  Tally tally{};
+  for (int64_t first = begin; first < end; first += kPiece) {
+    const int64_t n = std::min(kPiece, end - first), ahead = first + kAhead;
+    if (ahead < end) ask(storage, advanced(storage, job.buffers, ahead), std::min(kPiece, end - ahead));
+    each(advanced(storage, job.buffers, first), first, n, statistics ? &tally : nullptr);
+    const int64_t next = first + n;
+    if (statistics && (next == end || next % ADAMAS_BLOCK == 0)) {
+      fold(tally, statistics);
+      statistics += ADAMAS_STATISTICS;
+      tally = {};
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void staged(const Job<T>& job, int64_t begin, int64_t end, double* statistics) {
+  Stage<T> stage(job);
+  pieces(job, begin, end, statistics, [&](const adamas_buffers& b, int64_t first, int64_t n, Tally* tally) {
+    stage.piece(b, first, n, tally);
+  });
+}
+
+template <class T>
+bool staged_twice(const Job<T>& job, int64_t begin, int64_t end, double* statistics) {
+  Stage<T> stage(job);
+  Copies<T> copies;
+  bool same = true;
+  pieces(job, begin, end, statistics, [&](const adamas_buffers& b, int64_t first, int64_t n, Tally* tally) {
+    const adamas_buffers other = copies.of(*job.storage, b, n);
+    stage.piece(b, first, n, tally);
+    stage.piece(other, first, n, nullptr);
+    same = same && copies.same(*job.storage, b, other, n);
+  });
+  return same;
+}
+
+template void staged<float>(const Job<float>&, int64_t, int64_t, double*);
+template void staged<double>(const Job<double>&, int64_t, int64_t, double*);
+template bool staged_twice<float>(const Job<float>&, int64_t, int64_t, double*);
+template bool staged_twice<double>(const Job<double>&, int64_t, int64_t, double*);
+
+}  // namespace adamas
