@@ -98,8 +98,8 @@ def prepare(
         except Exception as error:
             if name.startswith("adamas"):
                 raise
-            reason = (str(error).strip().splitlines() or [""])[0]
-            facts.append({"peer": name, "absent": f"{type(error).__name__}: {reason}"})
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            facts.append({"peer": name, "absent": reason if len(reason) < 300 else f"{reason[:297]}..."})
             continue
         jobs[name] = job
         facts.append(

@@ -15,14 +15,14 @@ from typing import Any
 from adamas.errors import BenchmarkError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# In another environment: this package alone is found here, everything else there.
+# In another environment: the modules of this package alone are found here, everything else there. The package itself is
+# empty, because compilers look at every attribute of the modules that are loaded, and its own are imported on demand.
 GUEST = """
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 folder, framework, kind = sys.argv[1:]
-spec = spec_from_file_location("adamas", f"{folder}/__init__.py", submodule_search_locations=[folder])
-sys.modules["adamas"] = module_from_spec(spec)
-spec.loader.exec_module(sys.modules["adamas"])
+sys.modules["adamas"] = ModuleType("adamas")
+sys.modules["adamas"].__path__ = [folder]
 from adamas.bench.worker import main
 main(framework, kind)
 """
