@@ -10,9 +10,9 @@ import pytest
 
 import adamas.bench.run as running
 from adamas.bench import KINDS, Report, bench
-from adamas.bench.case import CLOCK, Case, Ratio, Scaled, Target
+from adamas.bench.case import ADDITIONS, CLOCK, Case, Ratio, Scaled, Target
 from adamas.bench.cases import train
-from adamas.bench.harness import ADDITIONS, Plan, check_same, measure
+from adamas.bench.harness import Plan, check_same, measure
 from adamas.bench.job import Job
 from adamas.bench.report import wide
 from adamas.bench.worker import turn

@@ -19,7 +19,8 @@ pytest.importorskip("optax")
 from adamas.bench import KINDS, Report, bench
 from adamas.bench.cases.features import FEATURES
 from adamas.bench.cases.scaling import OPTAX
-from adamas.bench.cases.step import FORMATS, FUSED, OURS
+from adamas.bench.cases.step import FUSED
+from adamas.bench.formats import FORMATS, OURS
 
 TRAININGS = [
     "adamas.train.fit",
@@ -31,7 +32,7 @@ TRAININGS = [
 ]
 STEPS = [
     "limit",
-    *FORMATS,
+    OURS,
     "adamas.keras eager",
     "adamas.keras graph",
     "Keras Adam eager",
@@ -59,7 +60,7 @@ FEATURED = [f"{optimizer}, {feature}" for optimizer in ("adamas.keras", "Keras A
 ELSEWHERE = {"bitsandbytes": "bitsandbytes AdamW8bit", "torchao": "torchao AdamW8bit", "deepspeed": "DeepSpeedCPUAdam"}
 # Rows by kind and case. One case of those that differ in their sizes only.
 ROWS: dict[str, dict[str, list[str]]] = {
-    "step": {"many": STEPS, "huge": ["limit", *FORMATS, "adamas.torch", FUSED]},
+    "step": {"many": STEPS, "large": [*STEPS, *list(FORMATS)[1:]], "huge": ["limit", *FORMATS, "adamas.torch", FUSED]},
     "scaling": {
         "tensors-1000": [
             "adamas.numpy",
@@ -81,7 +82,7 @@ ROWS: dict[str, dict[str, list[str]]] = {
         "transformer": TRAININGS,
     },
     "rows": {"rows-100": TABLES},
-    "memory": {"one": [*PEAKS, *HELD], "state": STATES},
+    "memory": {"one": [*PEAKS, *HELD], "state": STATES, "training": [*FORMATS, "adamas.torch", FUSED]},
     "features": {"graph": FEATURED},
 }
 SCALE = {"memory": 0.05, "scaling": 0.001}
@@ -102,11 +103,14 @@ def test_a_kind_runs(kind: str):
         rows = {row["peer"]: row for row in case["rows"] if row["peer"] not in ELSEWHERE.values()}
         assert sorted(rows) == sorted(ROWS[kind][case["key"]])
         for row in rows.values():
-            more = set()
+            more: set[str] = set()
             if kind in ("step", "scaling"):
                 more = {"state", "gb_a_second"} | ({"cycles"} if row["peer"] in FORMATS else set())
                 if row["peer"] == OURS or row["peer"] not in FORMATS:
                     assert row["state"] == pytest.approx(8, rel=0.02)  # with counters, where there are few parameters
+            if case["key"] == "training":
+                more = {"expected"}
+                assert row["figure"] == pytest.approx(row["expected"], abs=1)  # at this size there is more beside it
             assert set(row) == {"peer", "figure", measures} | fields | more
             assert len(row[measures]) == 1
             assert row[measures][0] > 0 or measures == "bytes"

@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any, Protocol
 
 Rounds = list[dict[str, float]]  # for each round, what each row measured
-CLOCK = "clock"  # a row that is not shown: seconds of 10 million dependent additions, so a clock rate
+CLOCK = "clock"  # a row that is not shown: seconds of additions that wait for each other, a cycle each
+ADDITIONS = 10_000_000  # of one run of it
 
 
 class Figure(Protocol):
@@ -50,6 +51,21 @@ class Scaled:
 
     def __call__(self, rounds: Rounds) -> float:
         return self.factor * median(values[self.row] for values in rounds)
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Cycles of a row, times `factor`."""
+
+    row: str
+    factor: float
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return (self.row, CLOCK)
+
+    def __call__(self, rounds: Rounds) -> float:
+        return self.factor * median(values[self.row] * ADDITIONS / values[CLOCK] for values in rounds)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
-from adamas.bench.case import CLOCK, Case, Ratio, Rounds
+from adamas.bench.case import ADDITIONS, CLOCK, Case, Cycles, Ratio, Rounds
 from adamas.errors import BenchmarkError
-
-ADDITIONS = 10_000_000  # of a run of the row CLOCK
 
 
 class Asked(Protocol):
@@ -122,9 +120,7 @@ def _row(case: Case, rounds: Rounds, fact: dict[str, Any]) -> dict[str, Any]:
         traffic = 3 * fact["weights"] + 2 * (fact["state"] or 0)
         row["gb_a_second"] = median(traffic / values[peer] / 1e9 for values in rounds)
     if fact["threads"] is not None and CLOCK in rounds[0]:
-        row["cycles"] = median(
-            values[peer] * ADDITIONS / values[CLOCK] * fact["threads"] / case.parameters for values in rounds
-        )
+        row["cycles"] = Cycles(peer, fact["threads"] / case.parameters)(rounds)
     if fact["loss"] is not None:
         row |= {"loss": fact["loss"], "differs": fact["differs"]}
     return row
@@ -132,7 +128,11 @@ def _row(case: Case, rounds: Rounds, fact: dict[str, Any]) -> dict[str, Any]:
 
 def _notes(case: Case, rounds: Rounds, facts: dict[str, dict[str, Any]]) -> Iterator[str]:
     """What stands below the table."""
-    yield from dict.fromkeys(f"{fact['peer']}: {fact['note']}" for fact in facts.values() if fact["note"])
+    said: dict[str, list[str]] = {}
+    for peer, fact in facts.items():
+        if fact["note"]:
+            said.setdefault(fact["note"], []).append(peer)
+    yield from (f"{'; '.join(peers)}: {note}" for note, peers in said.items())
     if CLOCK in rounds[0]:
         clock = median(ADDITIONS / values[CLOCK] / 1e9 for values in rounds)
         yield (

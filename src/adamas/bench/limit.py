@@ -15,9 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from adamas.kernels import cpu
+
 SOURCE = Path(__file__).with_name("limit.cc")
 CHUNK = 131072  # elements of the NumPy loop's pieces: the best of 4096 to 131072 (Xeon, 2 cores, 2 MiB of L2, 2026-11)
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def threads() -> int:
+    """As many as our step has."""
+    return cpu.get_threads() if cpu.why_not() is None else 1
 
 
 @cache
@@ -48,24 +55,24 @@ def clock() -> Callable[[int], float] | None:
     return lambda count: pieces * min(float(library.additions(count // pieces)) for _ in range(pieces))
 
 
-def limit(arrays: Sequence[Floats], threads: int) -> tuple[Callable[[], float], str]:
+def limit(arrays: Sequence[Floats], workers: int) -> tuple[Callable[[], float], str]:
     """Seconds of one pass over p, g, m, v with so many threads; and what must be known of it."""
     library, why_not = compiled()
     size = arrays[0].size
     if library is None:
-        return _with_numpy(arrays, threads), f"a loop in NumPy, somewhat slower than one in C++ ({why_not})"
+        return _with_numpy(arrays, workers), f"a loop in NumPy, somewhat slower than one in C++ ({why_not})"
     pointer = ctypes.POINTER(ctypes.c_float)
     library.limit.restype = ctypes.c_double
     library.limit.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int32]
     flat = [array.ctypes.data_as(pointer) for array in arrays]
-    return lambda: float(library.limit(*flat, size, threads)), ""
+    return lambda: float(library.limit(*flat, size, workers)), ""
 
 
-def _with_numpy(arrays: Sequence[Floats], threads: int) -> Callable[[], float]:
+def _with_numpy(arrays: Sequence[Floats], workers: int) -> Callable[[], float]:
     """The same bytes from memory, in pieces that stay in a cache: p, m, v are read and written, and g is read."""
     p, g, m, v = (array.reshape(-1) for array in arrays)
     size = p.size
-    pool = ThreadPoolExecutor(max(1, threads - 1))
+    pool = ThreadPoolExecutor(max(1, workers - 1))
 
     def part(begin: int, end: int) -> None:
         for start in range(begin, end, CHUNK):
@@ -75,8 +82,8 @@ def _with_numpy(arrays: Sequence[Floats], threads: int) -> Callable[[], float]:
 
     def run() -> float:
         start = time.perf_counter()
-        others = [pool.submit(part, size * k // threads, size * (k + 1) // threads) for k in range(1, threads)]
-        part(0, size // threads)
+        others = [pool.submit(part, size * k // workers, size * (k + 1) // workers) for k in range(1, workers)]
+        part(0, size // workers)
         for other in others:
             other.result()
         return time.perf_counter() - start

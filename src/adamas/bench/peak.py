@@ -12,10 +12,11 @@ from typing import Any
 from adamas.bench.job import Job
 
 
-def peak_of(step: Callable[[], Any]) -> Job:
+def peak_of(step: Callable[[], Any], expected: float | None = None) -> Job:
     """A job that measures by how many bytes `step()` raises the high-water mark of the memory that is in use.
 
-    Memory that the C library keeps for later is given back first: what the step takes of it counts.
+    What `step` returns is kept until then. Memory that the C library keeps for later is given back first: what the
+    step takes of it counts. `expected`: the bytes that arithmetic says.
     """
     trim = ctypes.CDLL(None).malloc_trim  # of glibc
 
@@ -29,7 +30,7 @@ def peak_of(step: Callable[[], Any]) -> Job:
         del kept
         return float(most - before)
 
-    return Job(run)
+    return Job(run, expected=expected)
 
 
 def _status(name: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from adamas.bench.case import Case
-from adamas.bench.cases.step import FORMATS, FUSED, OURS, count
+from adamas.bench.cases.step import FUSED, count
+from adamas.bench.formats import FORMATS, LEAST, OURS
 
 FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax")
 PEERS = "step"
@@ -37,7 +38,7 @@ def _tensors(full: int, scale: float) -> Case:
 def _parameters(full: int, scale: float) -> Case:
     size = max(1, round(full * scale))
     large = full >= ONE_BY_ONE
-    rows = ("limit", *FORMATS, "adamas.torch", FUSED)
+    rows = ("limit", *(FORMATS if size >= LEAST else (OURS,)), "adamas.torch", FUSED)
     return Case(
         f"parameters-{full}",
         count(size),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from adamas.bench.case import Case, Ratio, Scaled, Target
+from adamas.bench.case import Case, Cycles, Ratio, Scaled, Target
+from adamas.bench.formats import BFLOAT16, FORMATS, INT8, OURS
+from adamas.bench.limit import threads
 
 FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax", "bitsandbytes", "torchao", "deepspeed")
-OURS = "adamas.numpy"
-FORMATS: dict[str, dict[str, Any]] = {OURS: {}}  # the settings of our optimizer in each
 FUSED = "torch Adam fused"
+OTHERS = 15  # rows of peers, of which each has p, g, m, v
 # What a step of 32 M and of 128 M parameters must reach.
 LARGE = (
     Target("adamas.numpy, share of the limit", Ratio("limit", OURS), 0.95),
@@ -28,6 +28,13 @@ def cases(scale: float) -> list[Case]:
             [[large]],
             (
                 *LARGE,
+                Target("torch fused / adamas.numpy, bfloat16 moments", Ratio(FUSED, BFLOAT16), 1.15),
+                Target("torch fused / adamas.numpy, int8 moments", Ratio(FUSED, INT8), 0.8),
+                Target("adamas.numpy, int8 moments, cycles", Cycles(INT8, threads() / large), at_most=4),
+                *(
+                    Target(f"{peer} / adamas.numpy, int8 moments", Ratio(peer, INT8), 5)
+                    for peer in ("bitsandbytes AdamW8bit", "torchao AdamW8bit")
+                ),
                 Target("adamas.tensorflow eager, share of the limit", Ratio("limit", "adamas.keras eager"), 0.9),
                 Target("adamas.tensorflow graph, share of the limit", Ratio("limit", "adamas.keras graph"), 0.9),
             ),
@@ -61,7 +68,8 @@ def step(
 ) -> Case:
     """A step of tensors of these shapes in the rows named, or in all."""
     size = sum(math.prod(shape) for shape in shapes)
-    needs = 18 * size * (len(rows) or 18)  # 16 bytes for p, g, m, v of each row, and a little
+    takes = [FORMATS[row].bytes if row in FORMATS else 16 for row in rows or (*FORMATS, *range(OTHERS))]
+    needs = round(1.1 * size * sum(takes))
     return Case(
         key,
         name,

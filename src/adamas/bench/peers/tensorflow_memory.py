@@ -19,6 +19,8 @@ MAKES = {"adamas.keras": adamas.keras.Adam, "Keras Adam": keras.optimizers.Adam}
 
 
 def peers(shapes: list[list[int]], what: str) -> dict[str, Callable[[], Job]]:
+    if what == "training":
+        return {}  # the formats are measured with NumPy and torch
     values = [np.full(shape, 0.5, np.float32) for shape in shapes]
     if what == "state":
         return {name: partial(_state, make, values) for name, make in MAKES.items()}
