@@ -38,7 +38,6 @@ def measure(case: Case, workers: Sequence[Asked], plan: Plan) -> dict[str, Any]:
         {"key", "case", "unit", "than", "rows", "notes", "verdicts", "absent", "packages"}. `absent` says for a
         framework or a row why it was not measured.
     """
-    wanted = (*plan.wanted, case.ours, CLOCK) if plan.wanted else ()
     absent: dict[str, str] = {}
     packages: dict[str, str] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -50,8 +49,12 @@ def measure(case: Case, workers: Sequence[Asked], plan: Plan) -> dict[str, Any]:
         packages.update(found["packages"])
         if found["absent"] is not None:
             absent[worker.framework] = found["absent"]
-        rows = [row for row in found["rows"] if not case.rows or row in (*case.rows, CLOCK)]
-        return [row for row in rows if not wanted or any(word in row for word in wanted)]
+        return [row for row in found["rows"] if row == CLOCK or asked(row)]
+
+    def asked(row: str) -> bool:
+        if case.rows and row not in case.rows:
+            return False
+        return not plan.wanted or row == case.ours or any(word in row for word in plan.wanted)
 
     def prepare(worker: Asked, rows: list[str]) -> list[str]:
         rows = [row for row in rows if row not in absent]

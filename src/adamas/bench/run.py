@@ -89,7 +89,7 @@ def bench(
     def tell(text: str) -> None:
         say(f"[{time.monotonic() - start:6.1f} s] {text}")
 
-    plan = Plan(getattr(module, "PEERS", kind), rounds, budget, tuple(peers), tell)
+    plan = Plan(getattr(module, "ROWS_OF", kind), rounds, budget, tuple(peers), tell)
     left_out: dict[str, str] = {}
     wanted: list[Case] = []
     free = available_memory()

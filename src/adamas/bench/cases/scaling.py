@@ -7,7 +7,7 @@ from adamas.bench.cases.step import FUSED, count
 from adamas.bench.formats import FORMATS, LEAST, OURS
 
 FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax")
-PEERS = "step"
+ROWS_OF = "step"
 OPTAX = "optax adam, jit, donated"
 TENSORS = (10, 100, 1_000, 10_000)  # of 1000 parameters each
 PARAMETERS = tuple(2**n for n in range(10, 31, 2))  # in one tensor
