@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
-from support.stepping import same_bits, table
+from support.stepping import KERNELS, same_bits, table
 
 from adamas import formats, state, telemetry
 from adamas.errors import ArgumentError, KernelError, StateError
@@ -20,7 +20,6 @@ from adamas.rule import Hyper, Rule
 from adamas.scalars import scalars
 from adamas.state import State
 
-PLANS = {"reference": reference.Plan}
 RULES = [Rule(), Rule("keras", "coupled", "raw"), Rule(amsgrad="corrected"), Rule(nesterov="constant")]
 SIZES = (0, 1, 31, 4097, 40_000)
 HYPER = Hyper(0.1, 0.9, 0.99, 1e-2, weight_decay=0.1)
@@ -69,7 +68,7 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("plan", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize(("dtype", "settings"), CASES)
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_sums_are_those_of_the_step(plan: type[Plan], rule: Rule, dtype: Any, settings: dict[str, Any]) -> None:
@@ -126,17 +125,18 @@ def named(rule: Rule, settings: dict[str, Any], slots: list[list[Any]]) -> list[
     return list(zip(names, rule.slots, slots, strict=False))
 
 
-def test_extras_that_do_not_fit_are_refused() -> None:
+@pytest.mark.parametrize("plan", KERNELS.values(), ids=KERNELS)
+def test_extras_that_do_not_fit_are_refused(plan: type[Plan]) -> None:
     p = [np.zeros(3)]
-    kernel, _ = plan_of(reference.Plan, Rule(), p)
-    averaging, _ = plan_of(reference.Plan, Rule(), p, average=True)
+    kernel, _ = plan_of(plan, Rule(), p)
+    averaging, _ = plan_of(plan, Rule(), p, average=True)
     for one, more in (
         (kernel, {"average_decay": 0.5}),
         (averaging, {}),
         (kernel, {"statistics": np.zeros((2, 4))}),
         (kernel, {"statistics": np.zeros((1, 4), np.float32)}),
     ):
-        with pytest.raises(ValueError, match=r"^(average_decay|statistics)"):
+        with pytest.raises(ValueError, match=r"average_decay|statistics"):
             one.step([np.ones(3)], np.ones(1, np.int64), table(Hyper()), **more)  # type: ignore[arg-type]
     assert not p[0].any()
 
@@ -259,7 +259,7 @@ def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
         Adam(draw(0), **settings)
 
 
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("plan", KERNELS.values(), ids=KERNELS)
 def test_a_sound_machine_passes(plan: type[Plan]) -> None:
     """NaN included: it differs from itself, and is no fault."""
     results = []
