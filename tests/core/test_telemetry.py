@@ -14,7 +14,7 @@ from support.stepping import KERNELS, same_bits, table
 from adamas import formats, state, telemetry
 from adamas.errors import ArgumentError, KernelError, StateError
 from adamas.groups import Group
-from adamas.kernels import Plan, reference
+from adamas.kernels import Plan, cpu, reference
 from adamas.numpy import Adam, AdamW
 from adamas.rule import Hyper, Rule
 from adamas.scalars import scalars
@@ -304,3 +304,21 @@ def test_a_result_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert "': a block of this step was computed twice and gave two results" in told[0]
     taken = steps_until(10)
     assert 2 * 1.05 < calls[0] / taken < 2 * 1.15, "one in ten twice"
+
+
+def test_a_fault_in_one_plan_leaves_no_half_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is told to have been taken, so it is taken of every dtype."""
+    sound, calls = reference.update, [0]
+
+    def faulty(*given: Any, **more: Any) -> Any:
+        calls[0] += 1
+        new, slots = sound(*given, **more)
+        return (new + 1 if calls[0] == 2 else new), slots
+
+    monkeypatch.setattr(reference, "update", faulty)
+    monkeypatch.setattr(cpu, "why_not", lambda: "of the test")
+    optimizer = Adam({"a": np.ones(3, np.float32), "b": np.ones(3)}, verify=1, stats=True)
+    with pytest.raises(KernelError, match="tensor 'a': a block"):
+        optimizer.step({"a": np.ones(3, np.float32), "b": np.ones(3)})
+    assert optimizer.portable_state().steps == {"a": 1, "b": 1}
+    assert len(optimizer.stats().tensors) == 2

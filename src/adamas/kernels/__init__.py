@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Plan(Protocol):
         statistics: np.ndarray | None = None,
     ) -> float | None: ...
 
-    def ready(self, grads: Sequence[np.ndarray | None]) -> None: ...
+    def ready(self, grads: Sequence[np.ndarray | None], others: Sequence[Any] = ()) -> None: ...
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray: ...
 

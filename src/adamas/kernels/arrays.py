@@ -161,6 +161,23 @@ def check_step(
     check_apart(names, _all(params, slots), grads)
 
 
+Arrays: TypeAlias = tuple[Sequence[str], Sequence[np.ndarray], Sequence[Sequence[Stored]]]
+
+
+def check_beside(plans: Sequence[Arrays], grads: Sequence[np.ndarray | None]) -> None:
+    """Nothing if several plans can be stepped one after the other: none writes what another one writes or reads.
+
+    Args:
+        plans: names, parameters and slots of each.
+        grads: those of the first plan.
+
+    Raises:
+        ArrayError: arrays share memory.
+    """
+    names = [name for own, _, _ in plans for name in own]
+    check_apart(names, [written for _, params, slots in plans for written in _all(params, slots)], grads)
+
+
 def check_apart(
     names: Sequence[str], arrays: Sequence[Sequence[np.ndarray]], grads: Sequence[np.ndarray | None]
 ) -> None:

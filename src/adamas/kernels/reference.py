@@ -176,13 +176,14 @@ class Plan:
             raise KernelError(TWO_RESULTS.format(differing))
         return norm
 
-    def ready(self, grads: Sequence[np.ndarray | None]) -> None:
-        """What `step` checks before it computes anything: nothing, or it raises.
+    def ready(self, grads: Sequence[np.ndarray | None], others: Sequence[Plan] = ()) -> None:
+        """What `step` checks before it computes anything, and that other plans do not write what this one uses.
 
         Raises:
-            ArrayError: an array cannot take part; names the tensor.
+            ArrayError: an array cannot take part, or shares memory; names the tensor.
         """
         arrays.check_step(self._names, self._params, self._slots, grads)
+        arrays.check_beside([(plan._names, plan._params, plan._slots) for plan in (self, *others)], grads)
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
         """float64, one per tensor: the sum of the squares of its gradient, 0 where there is none; nothing is written.

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 import numpy as np
 
 from adamas import formats, storage
-from adamas.errors import ArgumentError, NonFiniteError, StateError, UnsupportedError
+from adamas.errors import ArgumentError, KernelError, NonFiniteError, StateError, UnsupportedError
 from adamas.formats import Key, Weights, name_key
 from adamas.groups import Group, LiveGroup, Numbers
-from adamas.kernels import Plan, arrays, choose
+from adamas.kernels import Plan, choose
 from adamas.kernels.reference import ieee
 from adamas.numpy.parameters import Arrays, Gradients, Parameters, has_none
 from adamas.rule import Clip, Hyper, Rule, is_number
@@ -107,7 +107,7 @@ class Optimizer:
         self._parts = [self._part(members) for members in alike.values()]
         self._last: tuple[list[bool], float] | None = None  # who took part in the last step; its grad_scale
         if len(self._parts) > 1:
-            self._check_apart([])
+            self._ready([[None] * len(part.members) for part in self._parts])
 
     @property
     def lr(self) -> float:
@@ -173,9 +173,10 @@ class Optimizer:
             ArrayError: a gradient does not fit, or a parameter was replaced by another array; names the tensor.
             ArgumentError: `grads` is not what `params` was, names an unknown parameter, or a number is out of range.
             NonFiniteError: a gradient is not finite, with nonfinite="raise"; names the first such tensor.
+            KernelError: with `verify`: a block gave two results, so this machine is faulty. The step has been taken.
 
-        Nothing has been changed when one of them is raised. A Ctrl-C (KeyboardInterrupt) leaves each parameter, its
-        moments and its step count as they were or as the step makes them, never between; where there is no native
+        Nothing has been changed when one of the others is raised. A Ctrl-C (KeyboardInterrupt) leaves each parameter,
+        its moments and its step count as they were or as the step makes them, never between; where there is no native
         kernel (`kernel`), but for the one tensor in which it struck.
         """
         clip = None
@@ -191,31 +192,35 @@ class Optimizer:
             given = [ordered] if len(self._parts) == 1 else [[ordered[i] for i in p.members] for p in self._parts]
             squares = None
             if len(self._parts) > 1:  # everything is checked before the first plan writes, and the norm is over all
-                for part, own in zip(self._parts, given, strict=True):
-                    part.plan.ready(own)
-                self._check_apart(ordered)
+                self._ready(given)
                 squares = _total(self._squares(given)) if check or clip else None
-            norm = None
+            norm, faults = None, []
             for part, own in zip(self._parts, given, strict=True):
-                norm = part.plan.step(
-                    own,
-                    part.taken + (np.array([grad is not None for grad in own]) if has_none(own) else 1),
-                    self._numbers.table,
-                    part.rows,
-                    grad_scale=float(grad_scale),
-                    clip=clip,
-                    check=check,
-                    squares=squares,
-                    taken=part.taken,
-                    carry=part.carry if self._rule.carries else None,
-                    average_decay=self._ema,
-                    statistics=part.sums if self._stats else None,
-                )
+                try:
+                    norm = part.plan.step(
+                        own,
+                        part.taken + (np.array([grad is not None for grad in own]) if has_none(own) else 1),
+                        self._numbers.table,
+                        part.rows,
+                        grad_scale=float(grad_scale),
+                        clip=clip,
+                        check=check,
+                        squares=squares,
+                        taken=part.taken,
+                        carry=part.carry if self._rule.carries else None,
+                        average_decay=self._ema,
+                        statistics=part.sums if self._stats else None,
+                    )
+                except KernelError as error:  # a block gave two results: this plan has stepped, and so must the others
+                    faults.append(error)
+                    continue
                 if check and norm is not None and not math.isfinite(norm):
                     self._refuse(ordered, given)
-                    break
-            else:
+                    return norm
+            if self._stats:
                 self._last = [grad is not None for grad in ordered], float(grad_scale)
+            if faults:
+                raise faults[0]
             return norm
 
     def stats(self) -> Statistics:
@@ -427,13 +432,11 @@ class Optimizer:
         sums = np.zeros((len(members), COLUMNS))
         return _Part(plan, members, rows, np.zeros(len(members), np.int64), carry, sums)
 
-    def _check_apart(self, grads: list[np.ndarray | None]) -> None:
-        """No plan writes what another one writes or reads; each has checked its own arrays only."""
-        written = [
-            [param, *(array for stored in kept.values() for array in formats.arrays(stored))]
-            for param, kept in zip(self._params, self._kept, strict=True)
-        ]
-        arrays.check_apart(self._names, written, grads)
+    def _ready(self, given: Sequence[list[np.ndarray | None]]) -> None:
+        """Several plans: each can step, and none writes what another one uses. The first one writes nothing before."""
+        plans = [part.plan for part in self._parts]
+        for plan, own in zip(plans, given, strict=True):
+            plan.ready(own, [other for other in plans if other is not plan])
 
     def _squares(self, given: list[list[np.ndarray | None]]) -> list[float]:
         """Each gradient's sum of squares, in the order of the parameters."""

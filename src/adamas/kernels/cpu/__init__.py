@@ -154,10 +154,15 @@ class Plan:
         self._check(status, grads)
         return (own if squares is None else norm) if has_norm else None
 
-    def ready(self, grads: Sequence[np.ndarray | None]) -> None:
+    def ready(self, grads: Sequence[np.ndarray | None], others: Sequence[Plan] = ()) -> None:
         """What `step` checks first; see `kernels.reference.Plan.ready`."""
-        if self._plan is not None:
-            self._check(self._plan.ready(grads if type(grads) is list else list(grads)), grads)
+        if self._plan is None:
+            return
+        natives = [other._plan for other in others if other._plan is not None]
+        status = self._plan.ready(grads if type(grads) is list else list(grads), natives)
+        if status >= 0:
+            arrays.check_beside([(plan._names, plan._params, plan._slots) for plan in (self, *others)], grads)
+        self._check(status, grads)
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
         """The sum of squares of each gradient; see `kernels.reference.Plan.squares`."""

@@ -152,9 +152,21 @@ class Plan {
   }
 
   // Does what `step` does before it writes anything: -1, or the status that it would return.
-  int64_t ready(nb::list grads) {
+  int64_t ready(nb::list grads, std::vector<Plan*> others) {
     Turn turn(this);
-    return turn.mine ? collect(grads) : -2;
+    if (!turn.mine) return -2;
+    const int64_t clash = collect(grads);
+    if (clash >= 0) return clash;
+    for (Plan* other : others) {
+      Turn theirs(other);
+      if (!theirs.mine) return -2;
+      if (other->remember()) return 0;
+      for (size_t k = 0; k < count_; ++k)
+        if (other->overlaps(static_cast<const char*>(step_[k].g), bytes(active_[k]))) return active_[k];
+      for (const Interval& own : written_)
+        if (other->overlaps(own.begin, static_cast<size_t>(own.end - own.begin))) return 0;
+    }
+    return -1;
   }
 
   // Writes each tensor's sum of squares to `found`, where its gradient is not None. Returns what `step` does first.
@@ -344,7 +356,7 @@ NB_MODULE(_shim, m) {
            nb::arg("grad_scale"), nb::arg("clip"), nb::arg("bound"), nb::arg("check"), nb::arg("squares").none(),
            nb::arg("taken").none(), nb::arg("carry").none(), nb::arg("average_decay"),
            nb::arg("statistics").none())
-      .def("ready", &Plan::ready, nb::arg("grads"))
+      .def("ready", &Plan::ready, nb::arg("grads"), nb::arg("others"))
       .def("squares", &Plan::squares, nb::arg("grads"), nb::arg("found"));
   m.def("build_info", &adamas_build_info);
   m.def("set_threads", &adamas_set_threads);
