@@ -18,7 +18,7 @@ pytest.importorskip("optax")
 
 from adamas.bench import KINDS, Report, bench
 from adamas.bench.case import CLOCK
-from adamas.bench.cases.features import FEATURES
+from adamas.bench.cases.features import ARRAYS, FEATURES
 from adamas.bench.cases.scaling import OPTAX
 from adamas.bench.cases.step import FUSED
 from adamas.bench.formats import FORMATS, OURS
@@ -84,7 +84,10 @@ ROWS: dict[str, dict[str, list[str]]] = {
     },
     "rows": {"rows-100": TABLES},
     "memory": {"one": [*PEAKS, *HELD], "state": STATES, "training": [*FORMATS, "adamas.torch", FUSED]},
-    "features": {"graph": FEATURED},
+    "features": {
+        "graph": FEATURED,
+        "arrays": [*(f"{OURS}, {feature}" for feature in ARRAYS), f"{FUSED}, plain", f"{FUSED}, global clip"],
+    },
 }
 SCALE = {"memory": 0.05, "scaling": 0.001}
 

@@ -14,6 +14,8 @@ from adamas.bench.peers.tensorflow_step import WAYS, keras_step, values
 
 
 def peers(shapes: list[list[int]], way: str, features: dict[str, dict[str, Any]]) -> dict[str, Callable[[], Job]]:
+    if way not in WAYS:
+        return {}
     given = cache(lambda: values(shapes))
 
     def job(make: Callable[..., Any], settings: dict[str, Any]) -> Job:

@@ -12,16 +12,23 @@ from adamas.bench.job import Job
 
 def step(make: Callable[..., torch.optim.Optimizer], shapes: list[list[int]], **settings: Any) -> Job:
     """A step of an optimizer for torch's parameters."""
-    generator = torch.Generator().manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
-    for parameter in params:
-        parameter.grad = 0.01 * torch.randn(parameter.shape, generator=generator)
-    optimizer = make(params, lr=1e-3, **settings)
+    optimizer, params = made(make, shapes, **settings)
     return Job(
         lambda: optimizer.step(),
         weights=sum(parameter.nbytes for parameter in params),
         state=lambda: state_bytes(optimizer),
     )
+
+
+def made(
+    make: Callable[..., torch.optim.Optimizer], shapes: list[list[int]], **settings: Any
+) -> tuple[torch.optim.Optimizer, list[torch.nn.Parameter]]:
+    """The optimizer, and parameters that have gradients."""
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    for parameter in params:
+        parameter.grad = torch.randn(parameter.shape, generator=generator).mul_(0.01)
+    return make(params, lr=1e-3, **settings), params
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
