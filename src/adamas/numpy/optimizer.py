@@ -6,17 +6,18 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
-from adamas import formats, storage
-from adamas.errors import ArgumentError, KernelError, NonFiniteError, StateError, UnsupportedError
+from adamas import formats, parts, storage
+from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.formats import Key, Weights, name_key
 from adamas.groups import Group, LiveGroup, Numbers
-from adamas.kernels import Plan, choose
+from adamas.kernels import choose
 from adamas.kernels.reference import ieee
-from adamas.numpy.parameters import Arrays, Gradients, Parameters, has_none
+from adamas.numpy.parameters import Arrays, Gradients, Parameters
+from adamas.parts import Part
 from adamas.rule import Clip, Hyper, Rule, is_number
 from adamas.state import State
 from adamas.storage import Described, Description, Moments, Storage
@@ -37,22 +38,6 @@ class Common(TypedDict, total=False):
     stats: bool
     ema: float | None
     verify: int
-
-
-class _Part(NamedTuple):
-    """The tensors of one dtype, rounded alike, which one plan steps.
-
-    taken   each one's steps so far; the plan writes it
-    carry   the numbers that the rule carries; the plan writes them
-    sums    of the statistics of the last step; the plan writes them
-    """
-
-    plan: Plan
-    members: list[int]
-    rows: np.ndarray | None
-    taken: np.ndarray
-    carry: np.ndarray
-    sums: np.ndarray
 
 
 class Optimizer:
@@ -107,7 +92,7 @@ class Optimizer:
         self._parts = [self._part(members) for members in alike.values()]
         self._last: tuple[list[bool], float] | None = None  # who took part in the last step; its grad_scale
         if len(self._parts) > 1:
-            self._ready([[None] * len(part.members) for part in self._parts])
+            parts.check_ready(self._parts, [[None] * len(part.members) for part in self._parts])
 
     @property
     def lr(self) -> float:
@@ -189,38 +174,22 @@ class Optimizer:
         check = self._nonfinite != "propagate"
         with self._lock:
             ordered = self._parameters.in_order(grads)
-            given = [ordered] if len(self._parts) == 1 else [[ordered[i] for i in p.members] for p in self._parts]
-            squares = None
-            if len(self._parts) > 1:  # everything is checked before the first plan writes, and the norm is over all
-                self._ready(given)
-                squares = _total(self._squares(given)) if check or clip else None
-            norm, faults = None, []
-            for part, own in zip(self._parts, given, strict=True):
-                try:
-                    norm = part.plan.step(
-                        own,
-                        part.taken + (np.array([grad is not None for grad in own]) if has_none(own) else 1),
-                        self._numbers.table,
-                        part.rows,
-                        grad_scale=float(grad_scale),
-                        clip=clip,
-                        check=check,
-                        squares=squares,
-                        taken=part.taken,
-                        carry=part.carry if self._rule.carries else None,
-                        average_decay=self._ema,
-                        statistics=part.sums if self._stats else None,
-                    )
-                except KernelError as error:  # a block gave two results: this plan has stepped, and so must the others
-                    faults.append(error)
-                    continue
-                if check and norm is not None and not math.isfinite(norm):
-                    self._refuse(ordered, given)
-                    return norm
-            if self._stats:
+            norm = parts.step(
+                self._parts,
+                ordered,
+                self._numbers.table,
+                clip=clip,
+                grad_scale=float(grad_scale),
+                check=check,
+                average_decay=self._ema,
+                statistics=self._stats,
+            )
+            if check and norm is not None and not math.isfinite(norm):
+                if self._nonfinite == "raise":
+                    raise parts.not_finite(self._parts, self._names, ordered)
+                self._skipped += 1
+            elif self._stats:
                 self._last = [grad is not None for grad in ordered], float(grad_scale)
-            if faults:
-                raise faults[0]
             return norm
 
     def stats(self) -> Statistics:
@@ -318,18 +287,18 @@ class Optimizer:
                 has been changed.
         """
         try:
-            parts, keys = dict(state_dict), {"rule", "hypers", "state"}
-            if set(parts) != keys:
-                raise StateError(f"a state_dict has the keys {sorted(keys)}, this one {sorted(map(str, parts))}")
-            entries, beside = parts["state"], ("step", "group", "carry")
+            given, keys = dict(state_dict), {"rule", "hypers", "state"}
+            if set(given) != keys:
+                raise StateError(f"a state_dict has the keys {sorted(keys)}, this one {sorted(map(str, given))}")
+            entries, beside = given["state"], ("step", "group", "carry")
             state = State(
-                rule=Rule(**parts["rule"]),
+                rule=Rule(**given["rule"]),
                 slots={
                     name: {key: slot for key, slot in entry.items() if key not in beside}
                     for name, entry in entries.items()
                 },
                 steps={name: entry["step"] for name, entry in entries.items()},
-                hypers=[Hyper(**hyper) for hyper in parts["hypers"]],
+                hypers=[Hyper(**hyper) for hyper in given["hypers"]],
                 groups={name: entry["group"] for name, entry in entries.items()},
                 carries={name: entry["carry"] for name, entry in entries.items() if "carry" in entry},
             )
@@ -415,7 +384,7 @@ class Optimizer:
             raise ArgumentError(f"nonfinite={nonfinite!r}: give one of {', '.join(map(repr, get_args(Nonfinite)))}")
         return nonfinite
 
-    def _part(self, members: list[int]) -> _Part:
+    def _part(self, members: list[int]) -> Part:
         plan = choose().plan(
             self._rule,
             [self._names[i] for i in members],
@@ -430,42 +399,4 @@ class Optimizer:
         rows = None if self._numbers.rows is None else self._numbers.rows[members]
         carry = np.tile([carry.initial for carry in self._rule.carries], (len(members), 1))
         sums = np.zeros((len(members), COLUMNS))
-        return _Part(plan, members, rows, np.zeros(len(members), np.int64), carry, sums)
-
-    def _ready(self, given: Sequence[list[np.ndarray | None]]) -> None:
-        """Several plans: each can step, and none writes what another one uses. The first one writes nothing before."""
-        plans = [part.plan for part in self._parts]
-        for plan, own in zip(plans, given, strict=True):
-            plan.ready(own, [other for other in plans if other is not plan])
-
-    def _squares(self, given: list[list[np.ndarray | None]]) -> list[float]:
-        """Each gradient's sum of squares, in the order of the parameters."""
-        sums = np.zeros(len(self._names))
-        for part, own in zip(self._parts, given, strict=True):
-            sums[part.members] = part.plan.squares(own)
-        return sums.tolist()
-
-    def _refuse(self, grads: list[np.ndarray | None], given: list[list[np.ndarray | None]]) -> None:
-        """The gradients are not finite and nothing has been changed: count that, or raise."""
-        if self._nonfinite == "skip":
-            self._skipped += 1
-            return
-        for name, grad, own in zip(self._names, grads, self._squares(given), strict=True):
-            if grad is not None and not math.isfinite(own):
-                nan, infinite = int(np.isnan(grad).sum()), int(np.isinf(grad).sum())
-                raise NonFiniteError(
-                    f"tensor {name!r}: of {grad.size} elements of its gradient {nan} are NaN and {infinite} infinite"
-                    + ("" if nan or infinite else ", but their squares overflow float64")
-                    + "; nothing was changed. Look at the batch and at the loss, lower the learning rate, or skip such "
-                    'steps with nonfinite="skip"'
-                )
-        raise NonFiniteError("the sum of the squares of all gradients overflows float64; nothing was changed")
-
-
-def _total(sums: list[float]) -> float:
-    """The sum of squares of all gradients: `kernels.reference.sum_of_squares` of them."""
-    with ieee():
-        total = 0.0
-        for own in sums:
-            total += own
-        return total
+        return Part(plan, members, rows, np.zeros(len(members), np.int64), carry, sums)

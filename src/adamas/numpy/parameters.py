@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import repeat
 from operator import is_
 from typing import Any
 
 import numpy as np
 
 from adamas.errors import ArgumentError, ArrayError
+from adamas.parts import has_none
 
 Arrays = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 Gradients = Sequence[np.ndarray | None] | Mapping[str, np.ndarray | None]
@@ -102,11 +102,6 @@ class Parameters:
                 raise ArrayError(
                     f"tensor {name!r} was added since the optimizer was made; make a new optimizer with it"
                 )
-
-
-def has_none(grads: list[np.ndarray | None]) -> bool:
-    """Whether a gradient is missing."""
-    return any(map(is_, grads, repeat(None)))  # `None in grads` would compare arrays
 
 
 def _kind(value: object) -> str:

@@ -1,0 +1,154 @@
+"""One step of an optimizer whose tensors several plans share: one norm, one decision, all of them or none.
+
+A plan is of one dtype, so an optimizer of float32 and bfloat16 tensors has two. Adapters that hand arrays to kernels
+make a `Part` of each and step them here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import repeat
+from operator import is_
+from typing import NamedTuple
+
+import numpy as np
+
+from adamas.errors import KernelError, NonFiniteError
+from adamas.kernels import Plan
+from adamas.kernels.reference import ieee
+from adamas.rule import Clip
+
+Gradients = list[np.ndarray | None]
+
+
+class Part(NamedTuple):
+    """The tensors that one plan steps.
+
+    members  their positions among all tensors
+    rows     each one's row of the table of numbers; None: all the first
+    taken    int64: each one's steps so far; the plan writes it
+    carry    float64: the numbers that the rule carries; the plan writes them
+    sums     float64 [members, 4]: of the statistics of the last step; the plan writes them
+    """
+
+    plan: Plan
+    members: list[int]
+    rows: np.ndarray | None
+    taken: np.ndarray
+    carry: np.ndarray
+    sums: np.ndarray
+
+
+def check_ready(parts: Sequence[Part], given: Sequence[Gradients]) -> None:
+    """Nothing if each plan can step and none writes what another one uses.
+
+    Raises:
+        ArrayError: an array cannot take part; names the tensor.
+    """
+    plans = [part.plan for part in parts]
+    for plan, own in zip(plans, given, strict=True):
+        plan.ready(own, [other for other in plans if other is not plan])
+
+
+def step(
+    parts: Sequence[Part],
+    grads: Gradients,
+    table: np.ndarray,
+    *,
+    clip: Clip | None = None,
+    grad_scale: float = 1.0,
+    check: bool = False,
+    average_decay: float | None = None,
+    statistics: bool = False,
+) -> float | None:
+    """One step of every tensor that has a gradient; see `kernels.reference.Plan.step`.
+
+    Args:
+        parts: of all tensors.
+        grads: one per tensor; None where it does not take part.
+        table: the numbers of the rows.
+        clip: by a norm of all gradients together, or None.
+        grad_scale, average_decay: as a plan takes them.
+        check: nothing is changed where the norm of the gradients is not finite.
+        statistics: write `sums`.
+
+    Returns:
+        The norm of the scaled gradients where it is checked or they are clipped by it, else None.
+
+    Raises:
+        ArrayError: an array cannot take part; nothing has been changed.
+        KernelError: a block was computed twice and gave two results; the whole step has been taken.
+    """
+    given = split(parts, grads)
+    squares = None
+    if len(parts) > 1:  # everything is checked before the first plan writes, and the norm is over all
+        check_ready(parts, given)
+        if check or clip is not None:
+            squares = _total(sums_of_squares(parts, given))
+    norm, faults = None, []
+    for part, own in zip(parts, given, strict=True):
+        try:
+            norm = part.plan.step(
+                own,
+                part.taken + (np.array([grad is not None for grad in own]) if has_none(own) else 1),
+                table,
+                part.rows,
+                grad_scale=grad_scale,
+                clip=clip,
+                check=check,
+                squares=squares,
+                taken=part.taken,
+                carry=part.carry if part.carry.shape[1] else None,
+                average_decay=average_decay,
+                statistics=part.sums if statistics else None,
+            )
+        except KernelError as error:  # a block gave two results: this plan has stepped, and so must the others
+            faults.append(error)
+    if faults:
+        raise faults[0]
+    return norm
+
+
+def split(parts: Sequence[Part], grads: Gradients) -> list[Gradients]:
+    """The gradients of each part."""
+    if len(parts) == 1 and len(parts[0].members) == len(grads):
+        return [grads]
+    return [[grads[i] for i in part.members] for part in parts]
+
+
+def sums_of_squares(parts: Sequence[Part], given: Sequence[Gradients]) -> list[float]:
+    """Each gradient's sum of squares, in the order of the tensors; 0 where there is none."""
+    sums = np.zeros(1 + max((max(part.members) for part in parts), default=-1))
+    for part, own in zip(parts, given, strict=True):
+        sums[part.members] = part.plan.squares(own)
+    found: list[float] = sums.tolist()
+    return found
+
+
+def not_finite(parts: Sequence[Part], names: Sequence[str], grads: Gradients) -> NonFiniteError:
+    """What to raise where the norm of these gradients is not finite: names the first tensor that is not."""
+    for name, grad, own in zip(names, grads, sums_of_squares(parts, split(parts, grads)), strict=False):
+        if grad is not None and not math.isfinite(own):
+            nan, infinite = int(np.isnan(grad).sum()), int(np.isinf(grad).sum())
+            return NonFiniteError(
+                f"tensor {name!r}: of {grad.size} elements of its gradient {nan} are NaN and {infinite} infinite"
+                + ("" if nan or infinite else ", but their squares overflow float64")
+                + "; nothing was changed. Look at the batch and at the loss, lower the learning rate, or skip such "
+                'steps with nonfinite="skip"'
+            )
+    return NonFiniteError("the sum of the squares of all gradients overflows float64; nothing was changed")
+
+
+def has_none(grads: Gradients) -> bool:
+    """Whether a gradient is missing."""
+    return any(map(is_, grads, repeat(None)))  # `None in grads` would compare arrays
+
+
+def _total(sums: list[float]) -> float:
+    """The sum of squares of all gradients: `kernels.reference.sum_of_squares` of them."""
+    with ieee():
+        total = 0.0
+        for own in sums:
+            total += own
+        return total
