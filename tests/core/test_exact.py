@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import astuple
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.environments import MODES, environment
-from support.stepping import different, table
+from support.stepping import carries, different, table
 
 from adamas.errors import ArgumentError
 from adamas.kernels import Plan, cpu, reference
@@ -28,12 +29,18 @@ RULES = [
     )
     if (eps_mode, amsgrad) != ("keras", "corrected")
 ]
+RULES += [
+    Rule(decay="coupled", nesterov="scheduled"),
+    Rule(nesterov="constant", maximize=True),
+    Rule(schedule_free=True),
+    Rule("keras", schedule_free=True, maximize=True),
+]
 # 4096 is a block, 32768 a chunk; tensors of every size share chunks, the largest is cut.
 SHAPES = [(0,), (), (31,), (1,), (4096,), (4097,), (5, 7, 11), (4095,), (2, 0, 3), (3, 11003)]
 HYPERS = (
     Hyper(),
     Hyper(weight_decay=0.1),
-    Hyper(0.02, 0.8, 0.95, 1e-3, 1e-4, 0.1),
+    Hyper(0.02, 0.8, 0.95, 1e-3, 1e-4, 0.1, 0.3, 1000, 2, 1),
     Hyper(1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     Hyper(3e3, 0.9, 0.999999, 1e-30, 0.0, 1e-2),
 )
@@ -88,12 +95,15 @@ def steps(plan: type[Plan], rule: Rule, begin: Start, seed: int, mode: str = "ie
     t = rng.choice([1, 2, 3, 10, 1000, 123_456_789], n)
     with environment(mode):
         kernel = plan(rule, [f"tensor{i}" for i in range(n)], params, slots)
+    carry = carries(rule, n)
     clips = (None, Clip("value", 1e-3), Clip("value", 2.0**-130))
     for step, (scale, share, clip) in enumerate(zip((1.0, 2.0**-10, -3.7), (1.0, 0.7, 0.5), clips, strict=True)):
         gradients = [g if rng.random() < share else None for g in begin.gradients[step]]
         with environment(mode):
-            kernel.step(gradients, t + step, numbers, rows if step < 2 else None, grad_scale=scale, clip=clip)
-    return [*params, *itertools.chain(*slots)]
+            kernel.step(
+                gradients, t + step, numbers, rows if step < 2 else None, grad_scale=scale, clip=clip, carry=carry
+            )
+    return [carry, *params, *itertools.chain(*slots)]
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +114,7 @@ def _automatic_again() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.eps_mode}-{r.decay}-{r.amsgrad}-{r.maximize}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: "-".join(map(str, astuple(r))))
 def test_every_setting(rule: Rule, dtype: type[np.floating]) -> None:
     seed = RULES.index(rule)
     begin = start(dtype, seed)
@@ -192,12 +202,15 @@ def test_the_norm_of_one_tensor_of_any_length(dtype: type[np.floating]) -> None:
 
 
 not_negative = st.floats(0, 1e300) | st.floats(0, 2) | st.sampled_from([0.0, 5e-324, 1e-320, 2.0**-126])
+whole, few = st.integers(0, 2**40), st.integers(0, 16)
 rates = st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, 0.9, 0.999, 1 - 2.0**-53])
 
 
 @given(
     st.sampled_from(RULES),
-    st.builds(Hyper, not_negative, rates, rates, not_negative, not_negative, not_negative),
+    st.builds(
+        Hyper, not_negative, rates, rates, not_negative, not_negative, not_negative, not_negative, whole, few, few
+    ),
     st.integers(1, 2**40),
     st.floats() | st.floats(-2, 2),
     st.integers(0, 2**32),
@@ -220,7 +233,7 @@ def test_any_numbers(
     for plan in (reference.Plan, cpu.Plan):
         own = [a.copy() for a in begin[: 1 + len(rule.slots)]]
         plan(rule, ["p"], own[:1], [[a] for a in own[1:]]).step(
-            [gradient], np.array([t]), table(hyper), grad_scale=scale, clip=clip
+            [gradient], np.array([t]), table(hyper), grad_scale=scale, clip=clip, carry=carries(rule, 1)
         )
         results.append(own)
     assert not any(different(a, b).any() for a, b in zip(*results, strict=True))

@@ -11,7 +11,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from support.environments import MODES, environment
-from support.stepping import KERNELS, table
+from support.stepping import KERNELS, same_bits, table
 
 from adamas.errors import ArgumentError, ArrayError, KernelError
 from adamas.kernels import Plan, choose, cpu, reference
@@ -169,6 +169,25 @@ def test_the_steps_taken_are_written_where_a_tensor_takes_part(plan: type[Plan])
     assert taken.tolist() == [4, 5, 6]
     kernel.step([np.ones(3), None, np.ones(1)], t, table(Hyper()), taken=taken)
     assert taken.tolist() == [7, 5, 9]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_is_carried_moves_where_a_step_was_taken(kernel: str) -> None:
+    rule, carry = Rule(nesterov="scheduled"), np.ones((3, 1))
+    params = [np.ones(n) for n in (3, 4, 2)]
+    plan = KERNELS[kernel](rule, list("abc"), params, [[np.zeros_like(p) for p in params] for _ in range(2)])
+    t, numbers = np.array([1, 5, 2]), table(Hyper(beta1=0.5, momentum_decay=0.0))
+    plan.step([np.ones(3), None, np.ones(2)], t, numbers, carry=carry)
+    assert carry.tolist() == [[0.25], [1.0], [0.25]]
+    plan.step([np.full(3, np.nan), None, np.ones(2)], t + 1, numbers, check=True, carry=carry)
+    assert carry.tolist() == [[0.25], [1.0], [0.25]], "a step that is not taken carries nothing on"
+    read_only = carry.copy()
+    read_only.flags.writeable = False
+    kept = [p.copy() for p in params]
+    for wrong in (None, carry[:2], carry.astype(np.float32), read_only):
+        with pytest.raises(ValueError, match="carry"):
+            plan.step([np.ones(3), None, np.ones(2)], t, numbers, carry=wrong)
+    assert all(same_bits(p, q) for p, q in zip(params, kept, strict=True))
 
 
 def test_illegal_numbers_are_refused_by_the_reference() -> None:

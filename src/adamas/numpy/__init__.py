@@ -1,4 +1,4 @@
-"""Adam and AdamW for NumPy arrays, updated in place.
+"""Adam and its family for NumPy arrays, updated in place.
 
     from adamas.numpy import Adam
 
@@ -9,7 +9,7 @@
 
 The arguments, formulas and defaults are those of `torch.optim`, and `like="keras"` or `like="optax"` gives another's.
 
-    adam         the optimizers: what they compute and what they take
+    adam ...     the optimizers, one module each: what they compute and what they take
     optimizer    what they share: the step, the state
     parameters   the arrays that are trained, by name or in order, and the gradients that fit them
 """
@@ -17,5 +17,7 @@ The arguments, formulas and defaults are those of `torch.optim`, and `like="kera
 from adamas.gradients import GradientReport, check_gradients
 from adamas.groups import Group, no_decay
 from adamas.numpy.adam import Adam, AdamW
+from adamas.numpy.nadam import NAdam
+from adamas.numpy.schedule_free import ScheduleFreeAdamW
 
-__all__ = ["Adam", "AdamW", "GradientReport", "Group", "check_gradients", "no_decay"]
+__all__ = ["Adam", "AdamW", "GradientReport", "Group", "NAdam", "ScheduleFreeAdamW", "check_gradients", "no_decay"]

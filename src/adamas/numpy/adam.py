@@ -11,7 +11,7 @@ from adamas.formats import Weights
 from adamas.groups import Group, check_betas
 from adamas.numpy.optimizer import Nonfinite, Optimizer
 from adamas.numpy.parameters import Arrays
-from adamas.rule import PRESETS, Hyper, Rule
+from adamas.rule import PRESETS, Hyper, Preset, Rule
 from adamas.storage import Moments
 
 Peer = Literal["torch", "keras", "optax"]
@@ -150,6 +150,17 @@ class AdamW(Adam):
     _peers: ClassVar[Mapping[str, str]] = {"torch": "torch.AdamW", "keras": "keras.AdamW", "optax": "optax.adamw"}
 
 
+def of_peer(peers: Mapping[str, str], like: str) -> tuple[str, Preset]:
+    """The name of the peer's optimizer, and its preset.
+
+    Raises:
+        ArgumentError: there is no such peer.
+    """
+    if like not in peers:
+        raise ArgumentError(f"like={like!r}: give one of {', '.join(map(repr, peers))}")
+    return peers[like], PRESETS[peers[like]]
+
+
 def _settings(
     peers: Mapping[str, str],
     lr: float,
@@ -161,9 +172,7 @@ def _settings(
     like: str,
     eps_root: float,
 ) -> tuple[Rule, Hyper]:
-    if like not in peers:
-        raise ArgumentError(f"like={like!r}: give one of {', '.join(map(repr, peers))}")
-    preset = PRESETS[peers[like]]
+    _, preset = of_peer(peers, like)
     check_betas(betas)
     if amsgrad not in (False, True):
         raise ArgumentError(f"amsgrad={amsgrad!r}: give False or True")

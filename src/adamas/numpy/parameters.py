@@ -42,6 +42,11 @@ class Parameters:
         self._known = frozenset(self.names)
         self._zero_d = [i for i, param in enumerate(self.arrays) if np.ndim(param) == 0]
 
+    @property
+    def named(self) -> bool:
+        """Whether they came in a dict."""
+        return isinstance(self._given, Mapping)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -61,7 +66,6 @@ class Parameters:
             if (len(grads) != len(ordered) or has_none(ordered)) and not grads.keys() <= self._known:
                 unknown = sorted(map(str, grads.keys() - self._known))
                 raise ArgumentError(f"gradients for unknown parameters {unknown}; known are {self.names}")
-            current: Collection[np.ndarray] = self._given.values()
         else:
             if not isinstance(grads, (list, tuple)):
                 raise ArgumentError(f"the parameters are a list; give a list of gradients, not {_kind(grads)}")
@@ -70,14 +74,23 @@ class Parameters:
                     f"{len(grads)} gradients for {len(self.names)} parameters; give one for each, in the same order, "
                     "None where there is none"
                 )
-            ordered, current = list(grads), self._given
-        if len(current) != len(self.arrays) or not all(map(is_, current, self.arrays)):
-            self._check_replaced()
+            ordered = list(grads)
+        self.check()
         for i in self._zero_d:  # NumPy's functions return numbers, not arrays, of no dimension
             grad: Any = ordered[i]
             if isinstance(grad, np.generic):
                 ordered[i] = np.asarray(grad)
         return ordered
+
+    def check(self) -> None:
+        """Nothing if the parameters are the arrays that they were.
+
+        Raises:
+            ArrayError: a parameter was replaced, added or removed since.
+        """
+        current: Collection[np.ndarray] = self._given.values() if isinstance(self._given, Mapping) else self._given
+        if len(current) != len(self.arrays) or not all(map(is_, current, self.arrays)):
+            self._check_replaced()
 
     def _check_replaced(self) -> None:
         """The container of the parameters has changed: say how, unless only its order has."""
