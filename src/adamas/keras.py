@@ -81,7 +81,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
 
     `keras.models.load_model` then gives `keras.optimizers.Adam` or `AdamW` with the same settings and state. `kernel`
     is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the present, and Keras
-    goes on with every row. The model in memory stays as it is. `model.save` writes a file that keeps both and names our
+    goes on with every row; and so are `moments`, `weights` and `seed`: moments are written in float32, weights as the
+    model has them. The model in memory stays as it is. `model.save` writes a file that keeps both and names our
     classes, which can be loaded after `import adamas.keras`.
 
     Args:
@@ -140,7 +141,7 @@ def _to_theirs(entry: dict[str, Any]) -> bool:
     if not name:
         return False
     config = entry["config"]
-    for name_of_ours in ("kernel", "sparse"):  # the state is written as it is without them
+    for name_of_ours in ("kernel", "sparse", "moments", "weights", "seed"):  # the state is written as without them
         config.pop(name_of_ours, None)
     more = set(config) - set(getattr(keras.optimizers, name)().get_config())
     if more:

@@ -250,7 +250,7 @@ def test_the_table_is_not_copied(way: str, rng: np.random.Generator) -> None:
                 call(tf.constant(x[i : i + 32]), tf.constant(y[i : i + 32]))
 
     run()
-    places = [table, *(moment.value for moment in optimizer._ready().slots.places([0])[0])]
+    places = [table, *(moment.value for (moment,) in optimizer._ready().slots.arrays.places([0])[0])]
     before, addresses = table.numpy().copy(), [address(place) for place in places]
     run()
     assert not np.array_equal(table.numpy(), before)

@@ -47,7 +47,8 @@ def test_a_tensor_that_was_read_keeps_its_numbers(rng: np.random.Generator) -> N
     optimizer.apply(grads, [held, free])
     reads = [held.value(), held.read_value(), tf.convert_to_tensor(held)]
     numbers = held.numpy().copy()
-    state = [v.value.read_value() for v in optimizer._stepper.slots.parts[0].variables["float32"]]
+    (arena,) = optimizer._stepper.slots.arrays.parts[0].variables.values()
+    state = [v.value.read_value() for v in arena]
     copies = [np.array(s) for s in state]
     optimizer.apply(grads, [held, free])
     for read in reads:
@@ -218,7 +219,7 @@ def test_gradients_of_another_floating_dtype_are_cast() -> None:
     assert np.array_equal(one.numpy(), two.numpy())
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int32", "complex64"])
+@pytest.mark.parametrize("dtype", ["int32", "complex64"])
 def test_unsupported_dtypes_are_refused(dtype: str) -> None:
     variable = tf.Variable(tf.zeros(3, dtype))
     with pytest.raises(UnsupportedError, match=dtype):

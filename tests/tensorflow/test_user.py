@@ -328,8 +328,7 @@ REFUSED = [
     ("bool", True, "leave it out"),
     ("string", "a", "leave it out"),
     ("complex64", 1j, r"tf\.complex"),
-    ("bfloat16", 1.0, "mixed_bfloat16"),
-    ("float16", 1.0, "mixed_float16"),
+    ("float8_e5m2", 1.0, "bfloat16 or in a wider dtype"),
 ]
 
 
@@ -395,11 +394,11 @@ def on(device: str) -> Any:
 def test_variables_on_a_gpu_are_stepped_by_the_array_expression() -> None:
     """The choice, by where the variables say they are; the step itself is tested where there is a GPU."""
     cpu, gpu = on("/job:localhost/replica:0/task:0/device:CPU:0"), on("/job:localhost/replica:0/task:0/device:GPU:1")
-    assert stepper._choose("auto", [cpu, on("")], False)[0] == "native"
-    kind, reason = stepper._choose("auto", [cpu, gpu], False)
+    assert stepper._choose("auto", [cpu, on("")], False, True)[0] == "native"
+    kind, reason = stepper._choose("auto", [cpu, gpu], False, True)
     assert (kind, reason) == ("xla", f"variable 'weight:0' is on {gpu.device}")
     with pytest.raises(KernelError, match=r"kernel='native' cannot serve: variable 'weight:0' is on .*GPU:1"):
-        stepper._choose("native", [gpu], False)
+        stepper._choose("native", [gpu], False, True)
 
 
 @pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="TensorFlow sees no GPU here")

@@ -8,7 +8,8 @@ with tf.GradientTape() as tape:
 grads = tape.gradient(loss_value, model.trainable_variables)
 optimizer.apply_gradients(zip(grads, model.trainable_variables))
 
-adam.py         how a step is taken
+adam.py         Adam and AdamW
+optimizer.py    how a step is taken
 attributes.py   what happens when an attribute is set
 moments.py      what is kept for each parameter, as Keras and TensorFlow see it
 files.py        how its state is saved and loaded

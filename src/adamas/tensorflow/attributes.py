@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from adamas.errors import ArgumentError
-from adamas.kernels.tensorflow.settings import Settings, Shared
+from adamas.kernels.tensorflow.settings import Row, Settings, Shared
 from adamas.rule import Clip, Hyper, is_number
 
 _READ = {"beta_1", "beta_2", "epsilon", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"}
 
 
 class Adjustable(keras.optimizers.Optimizer):
-    """The part of `adamas.tensorflow.Adam` that hands its attributes to the steps."""
+    """The part of an optimizer that hands its attributes to the steps."""
 
-    if TYPE_CHECKING:  # what Adam gives
-        amsgrad: bool
+    if TYPE_CHECKING:  # what Optimizer gives
         _stepper: Any
+        _hyper: Callable[..., Hyper]
 
     _settings: Settings
     _shared: Shared | None
@@ -43,7 +44,7 @@ class Adjustable(keras.optimizers.Optimizer):
             if self._shared is not None:
                 self._shared.set(settings)
             return
-        if name == "amsgrad" and self.__dict__.get("_stepper") is not None and bool(value) != self.amsgrad:
+        if name == "amsgrad" and self.__dict__.get("_stepper") is not None and bool(value) != getattr(self, name):
             raise ArgumentError("amsgrad cannot change after the optimizer is built; make a new optimizer")
         super().__setattr__(name, value)
 
@@ -59,7 +60,7 @@ class Adjustable(keras.optimizers.Optimizer):
             return self._settings.loss_scale
         if self._shared is None:  # a loss is scaled before the first step builds the optimizer
             self._shared = Shared(self._settings)
-        return 1.0 / self._shared.read()[5]
+        return 1.0 / Row(*tf.unstack(self._shared.read())).grad_scale
 
     def _read(self, **changed: Any) -> Settings:
         """What the attributes say, with some of them changed."""
@@ -67,8 +68,11 @@ class Adjustable(keras.optimizers.Optimizer):
         def get(name: str) -> Any:
             return changed[name] if name in changed else getattr(self, name)
 
-        hyper = Hyper(
-            beta1=get("beta_1"), beta2=get("beta_2"), eps=get("epsilon"), weight_decay=get("weight_decay") or 0.0
+        hyper = self._hyper(
+            beta1=get("beta_1"),
+            beta2=get("beta_2"),
+            eps=get("epsilon"),
+            weight_decay=get("weight_decay") or 0.0,
         )
         clips = []
         for name, kind in (("clipnorm", "norm"), ("global_clipnorm", "global_norm"), ("clipvalue", "value")):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from adamas.errors import StateError
+from adamas.tensorflow.moments import KEYS
 
 Shape = tuple[int, ...]
 
 SAME = (
-    "Build the optimizer for the same variables with the same amsgrad, sparse, use_ema, gradient_accumulation_steps "
-    "and kind of learning rate (number or schedule)"
+    "Build the optimizer for the same variables with the same amsgrad, moments, weights, sparse, use_ema, "
+    "gradient_accumulation_steps and kind of learning rate (number or schedule)"
 )
 _ADAMS = {"_momentums", "_velocities", "_velocity_hats", "_model_variables_moving_average", "_accumulated_gradients"}
 
@@ -24,16 +25,18 @@ class SavedOptimizer:
     """One optimizer in a checkpoint.
 
     shapes   of its variables, in Keras' order
+    dtypes   of them
     built    whether it had seen its variables
     others   lists of variables that Adam does not keep, by Keras' names
     """
 
     shapes: tuple[Shape, ...]
+    dtypes: tuple[str, ...]
     built: bool
     others: tuple[str, ...]
 
-    def misfit(self, shapes: Sequence[Shape], spare: int = 0) -> str | None:
-        """Why an Adam whose variables have these shapes cannot go on from it; None if it can.
+    def misfit(self, shapes: Sequence[Shape], spare: int, dtypes: Mapping[int, str]) -> str | None:
+        """Why an Adam whose variables have these shapes, and some of them these dtypes, cannot go on from it, or None.
 
         It may lack the last `spare` of them all together.
         """
@@ -41,7 +44,16 @@ class SavedOptimizer:
             shapes = shapes[:-spare]
         if self.others:
             return f"it keeps {', '.join(self.others)}, so it is no Adam"
-        return difference(self.shapes, shapes) if self.built else None
+        if not self.built:
+            return None
+        return difference(self.shapes, shapes) or next(
+            (
+                f"its array {i} is {self.dtypes[i]}, that of this optimizer {dtype} (see `moments`)"
+                for i, dtype in dtypes.items()
+                if i < len(self.dtypes) and self.dtypes[i] != dtype
+            ),
+            None,
+        )
 
 
 def difference(found: Sequence[Shape], expected: Sequence[Shape]) -> str | None:
@@ -61,13 +73,13 @@ class Offer:
     path: str
     optimizers: Sequence[SavedOptimizer]
 
-    def check(self, name: str, shapes: Sequence[Shape], spare: int = 0) -> None:
+    def check(self, name: str, shapes: Sequence[Shape], spare: int, dtypes: Mapping[int, str]) -> None:
         """Nothing, unless no optimizer in it fits the one of this name, whose variables have these shapes: StateError.
 
-        The last `spare` of these may be missing. Which of several optimizers is meant, TensorFlow does not say; then
-        one that fits is enough.
+        `dtypes`: of those variables, by number, that must be stored in just this dtype. The last `spare` may be
+        missing. Which of several optimizers is meant, TensorFlow does not say; then one that fits is enough.
         """
-        misfits = [optimizer.misfit(shapes, spare) for optimizer in self.optimizers]
+        misfits = [optimizer.misfit(shapes, spare, dtypes) for optimizer in self.optimizers]
         if all(misfits):
             raise StateError(
                 f"the checkpoint {self.path} has no state for the optimizer {name!r}: "
@@ -80,19 +92,20 @@ def look(path: str) -> Offer:
     """What a checkpoint offers: the Keras 3 optimizers anywhere in it."""
     reader = tf.train.load_checkpoint(path)
     nodes = TrackableObjectGraph.FromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
-    shapes = reader.get_variable_to_shape_map()
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     found = []
     for node in nodes:
         children = {child.local_name: nodes[child.node_id] for child in node.children}
         if not {"_iterations", "_variables", "_trainable_variables"} <= children.keys():
             continue
         variables = {int(child.local_name): nodes[child.node_id] for child in children["_variables"].children}
-        keys = [variables[i].attributes[0].checkpoint_key for i in sorted(variables)]
+        keys = [next(a.checkpoint_key for a in variables[i].attributes if a.name == KEYS[0]) for i in sorted(variables)]
         members = {child.node_id for child in children["_variables"].children}
         lists = [name for name, child in children.items() if members & {part.node_id for part in child.children}]
         found.append(
             SavedOptimizer(
                 shapes=tuple(tuple(shapes[key]) for key in keys),
+                dtypes=tuple(dtypes[key].name for key in keys),
                 built=bool(children["_trainable_variables"].children),
                 others=tuple(name for name in lists if name not in _ADAMS | {"_variables"}),
             )

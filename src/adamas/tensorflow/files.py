@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -16,9 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import StateError, UnsupportedError
+from adamas.formats import SCALED
 from adamas.kernels.tensorflow.stepper import Stepper
 from adamas.state import State
 from adamas.tensorflow.checkpoints import SAME, Offer, difference, look
+from adamas.tensorflow.moments import Moment
 
 _for_keras = ContextVar("adamas-for-keras", default=False)
 
@@ -33,6 +35,20 @@ def for_keras() -> Iterator[None]:
         _for_keras.reset(token)
 
 
+_SCALES = "scales of {}"  # in Keras' files: of the int8 codes in the array of this number
+
+
+def _not_numbers(arrays: Sequence[np.ndarray], scales: Mapping[int, np.ndarray]) -> str | None:
+    """Why arrays from a file, and the scales that belong to some of them, are not numbers; None if they are."""
+    if any(array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16" for array in arrays):
+        return "it has arrays of something else than numbers"
+    for i, scale in scales.items():
+        codes = arrays[i] if i < len(arrays) else np.zeros(0)
+        if codes.dtype.itemsize != 1 or scale.dtype != np.float32 or scale.shape != (-(-codes.size // SCALED),):
+            return f"its array {i} is {codes.dtype}, and the scales that come with it {scale.dtype}{list(scale.shape)}"
+    return None
+
+
 @dataclass
 class Copy:
     """A copy of a moment, in the place of its variable."""
@@ -44,7 +60,7 @@ class Copy:
 
 
 class Saved(keras.optimizers.Optimizer):
-    """The half of `adamas.tensorflow.Adam` that reads and writes its state."""
+    """The half of an optimizer that reads and writes its state."""
 
     if TYPE_CHECKING:  # what the other half gives
         beta_1: float
@@ -64,30 +80,52 @@ class Saved(keras.optimizers.Optimizer):
         """Everything carried from step to step, as variables: what Keras' own Adam has, in its order.
 
         `iterations`, the learning rate if it is a number, averages, accumulators, then m and v of each parameter by
-        turns, then each parameter's largest v; with sparse="lazy" the clocks of the rows behind them.
+        turns, then each parameter's largest v; with weights="split" the corrections behind them, with sparse="lazy" the
+        clocks of the rows.
         """
-        clocks = len(self._stepper.clocks()) if _for_keras.get() and self.built else 0
-        if not clocks:
+        if not (_for_keras.get() and self.built):
             return list(self._variables)
         stepper = self._ready()
+        clocks = len(stepper.clocks())
+        if not clocks:
+            return list(self._variables[: len(self._variables) - stepper.corrections()])
         places, moments = stepper.places(), [stepper.settled(i, self._numbers()) for i in range(len(stepper.variables))]
         others = self._variables[: -len(places) - clocks]
         return [*others, *(Copy(moments[i][slot]) for slot, i in places)]
 
+    def save_own_variables(self, store: Any) -> None:
+        """Write the state to one of Keras' files: the arrays "0", "1", ... in the order of `variables`.
+
+        A moment in bfloat16 or int8 is written as it is kept, the scales of int8 as "scales of 5". For Keras' own
+        optimizer (`adamas.keras.save_model`), moments are written in the dtype of computation.
+        """
+        for i, variable in enumerate(self.variables):
+            if isinstance(variable, Moment) and not _for_keras.get():
+                first, *scales = variable.stored()
+                store[str(i)] = first.numpy()
+                if scales:
+                    store[_SCALES.format(i)] = scales[0].numpy()
+            else:
+                store[str(i)] = variable.numpy()
+
     def load_own_variables(self, store: Any) -> None:
         """Read the state from one of Keras' files; Adamas and `keras.optimizers.Adam` write the same arrays.
 
-        Before the optimizer is built there is no place for them: they are skipped with a warning, as in Keras.
+        Moments that were kept in another format are converted to that of this optimizer; in the same one they are taken
+        over to the bit. Before the optimizer is built there is no place for them: they are skipped with a warning, as
+        in Keras.
 
         Args:
             store: arrays by the names "0", "1", ..., in the order of `variables`. Without the clocks of sparse="lazy"
-                every row counts as up to date.
+                every row counts as up to date, and without the corrections of weights="split" they are 0.
 
         Raises:
             StateError: it was saved for other variables or settings. Nothing has been changed.
         """
+        names = set(store.keys())
+        scales = {i: np.asarray(store[name]) for i in range(len(names)) if (name := _SCALES.format(i)) in names}
         try:
-            arrays = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+            arrays = [np.asarray(store[str(i)]) for i in range(len(names) - len(scales))]
         except KeyError as error:
             raise StateError(f"the saved state of {self.name!r} has no array {error}; the file is damaged") from error
         variables = self.variables
@@ -102,20 +140,21 @@ class Saved(keras.optimizers.Optimizer):
         unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
         if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is still zero
             arrays += [np.zeros(shape) for shape in shapes[unbuilt:]]
-        clocks = len(self._stepper.clocks()) if self._stepper else 0
-        if clocks and len(arrays) == len(shapes) - clocks:
-            arrays += [np.zeros(shape) for shape in shapes[-clocks:]]
-        misfit = difference([array.shape for array in arrays], shapes)
-        if any(array.dtype.kind not in "iuf" for array in arrays):
-            misfit = "it has arrays of something else than numbers"
+        ours = len(self._stepper.clocks()) + self._stepper.corrections() if self._stepper else 0
+        if ours and len(arrays) == len(shapes) - ours:
+            arrays += [np.zeros(shape) for shape in shapes[-ours:]]
+        misfit = difference([array.shape for array in arrays], shapes) or _not_numbers(arrays, scales)
         if misfit:
             raise StateError(
                 f"the saved state of {self.name!r} does not fit: {misfit}. Nothing was loaded. {SAME}. Without this "
                 "state go on with load_weights(..., skip_mismatch=True), or load_model(..., compile=False) and a new "
                 "optimizer, as where layers were frozen after the optimizer was built"
             )
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
+        for i, (variable, array) in enumerate(zip(variables, arrays, strict=True)):
+            if isinstance(variable, Moment):
+                variable.restore([array, scales[i]] if i in scales else [array])
+            else:
+                variable.assign(array)
 
     def to_keras(self) -> Any:
         """`keras.optimizers.Adam` or `AdamW` with these settings, and this state if the optimizer is built.
@@ -123,7 +162,8 @@ class Saved(keras.optimizers.Optimizer):
         It steps the same variables and has copies of everything else: moments, averages, accumulated gradients,
         `iterations`, and what `exclude_from_weight_decay` leaves out. A schedule or a callable as learning rate is
         shared. `kernel` has no counterpart and changes no number. `sparse="lazy"` has none either: the copies of the
-        moments are decayed to the present, and Keras steps every row.
+        moments are decayed to the present, and Keras steps every row. Nor have `moments`, `weights` and `seed`: the
+        copies are the numbers that the next step here would compute with; corrections of split weights are left out.
 
         Raises:
             UnsupportedError: a subclass, whose steps may be others.
@@ -210,7 +250,7 @@ class Saved(keras.optimizers.Optimizer):
                 )
         for i, name in enumerate(names):
             for s, slot in enumerate(stepper.rule.slots):
-                stepper.slots.write(s, i, state.slots[name][slot.name])
+                stepper.slots.write(s, i, state.slots[name][slot.name], state.steps[name])
         stepper.reset_clocks()
         self._iterations.assign(next(iter(state.steps.values()), 0))
         if isinstance(self._learning_rate, keras.Variable):
@@ -227,11 +267,14 @@ class Saved(keras.optimizers.Optimizer):
         self._offer = look(path)
         if self.built:
             stepper = self._ready()
-            self._offer.check(self.name, [tuple(variable.shape) for variable in self.variables], len(stepper.clocks()))
+            clocks = len(stepper.clocks())
+            shapes = [tuple(variable.shape) for variable in self.variables]
+            dtypes, last = stepper.stored_dtypes(), len(shapes) - len(stepper.carries) - clocks
+            self._offer.check(self.name, shapes, clocks, dict(enumerate(dtypes, last - len(dtypes))))
             # A checkpoint without clocks leaves them as they are, and one that cannot be read must leave all as it is.
             for i in range(len(stepper.variables)) if stepper.clocks() else ():
                 for slot, moment in enumerate(stepper.settled(i, self._numbers())):
-                    stepper.slots.write(slot, i, moment)
+                    stepper.slots.write(slot, i, moment, self._iterations.value)
             stepper.reset_clocks()
         return super()._checkpoint_adapter(path)
 
@@ -249,8 +292,11 @@ class Saved(keras.optimizers.Optimizer):
             kept += stepper.variables if self.use_ema else []
             kept += variables if self.gradient_accumulation_steps else []
             kept += [stepper.variables[i] for _, i in stepper.places()]
-            clocks = stepper.clock_shapes()
-            self._offer.check(self.name, [*(tuple(variable.shape) for variable in kept), *clocks], len(clocks))
+            clocks, dtypes = stepper.clock_shapes(), stepper.stored_dtypes()
+            shapes = [tuple(variable.shape) for variable in kept]
+            behind = [*([()] * len(stepper.rule.carries)), *clocks]
+            moments = dict(enumerate(dtypes, len(shapes) - len(dtypes)))
+            self._offer.check(self.name, [*shapes, *behind], len(clocks), moments)
         try:
             yield
         except (tf.errors.OpError, IndexError) as error:  # IndexError: TensorFlow's word for a file that is too short
@@ -268,6 +314,17 @@ class Saved(keras.optimizers.Optimizer):
         if save_type != "checkpoint":
             del children["_variables"]
         return children
+
+    def _rounding_names(self) -> list[str]:
+        """The parameters' names as they key random numbers: without what all of them begin with.
+
+        Keras puts a Sequential model's own name there, and leaves it out of the same model read from a file.
+        """
+        parts = [name.split("/") for name in self._names()]
+        common = 0
+        while parts and all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
+            common += 1
+        return ["/".join(part[common:]) for part in parts]
 
     def _names(self) -> list[str]:
         """The parameters' names, made distinct in their order."""

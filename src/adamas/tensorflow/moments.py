@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from adamas.errors import StateError
-from adamas.kernels.tensorflow.slots import Slots, label
+from adamas.kernels.tensorflow.arrays import label
+from adamas.kernels.tensorflow.slots import Slots, wide
 
-_KEY = "VARIABLE_VALUE"  # a variable's name for its number in a TensorFlow checkpoint
+KEYS = ("VARIABLE_VALUE", "SCALES")
+"""What `stored` is called in a TensorFlow checkpoint: as a variable's numbers, and besides."""
 
 
 class Moment(tf.__internal__.tracking.Trackable):
     """One slot of one parameter: behaves as the variable that `keras.optimizers.Adam` has there.
 
-    The numbers may be part of an arena. Through this class neither a file nor a checkpoint shows where they are, and
-    both have the layout that Keras gives them.
+    The numbers may be part of an arena, and stored in another format; here they are those that a step computes with.
+    Through this class neither a file nor a checkpoint shows where they are, and both have the layout that Keras gives
+    them.
+
+    Args:
+        slots, slot, i: which one it is.
+        parameter: the variable.
+        owner: name of the optimizer.
+        step: the optimizer's count of steps, for rounding what is assigned.
     """
 
     trainable = False
 
-    def __init__(self, slots: Slots, slot: int, i: int, parameter: Any, owner: str) -> None:
-        self._slots, self._slot, self._i = slots, slot, i
-        self.name = f"{label(parameter)}_{slots.names[slot]}"
+    def __init__(self, slots: Slots, slot: int, i: int, parameter: Any, owner: str, step: Any) -> None:
+        self._slots, self._slot, self._i, self._step = slots, slot, i, step
+        kept = slots.layouts[i].arrays[slots.layouts[i].of(slot)[0]]
+        self.name = f"{label(parameter)}_{kept.name}"
         self.path = f"{owner}/{self.name}"
         self.shape = tf.TensorShape(parameter.shape)
-        self.dtype = tf.as_dtype(parameter.dtype).name
+        self.format = kept.dtype
+        self.dtype = "int8" if kept.name == "correction" else wide(slots.layouts[i].dtype)
 
     @property
     def value(self) -> Any:
@@ -50,7 +62,7 @@ class Moment(tf.__internal__.tracking.Trackable):
         shape = value.shape if tf.is_tensor(value) else np.shape(value)
         if not self.shape.is_compatible_with(shape):
             raise StateError(f"{self.path} has the shape {self.shape}, not {shape}; nothing was written to it")
-        self._slots.write(self._slot, self._i, value)
+        self._slots.write(self._slot, self._i, value, self._step)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return self.numpy().astype(dtype or self.dtype, copy=False)
@@ -61,8 +73,19 @@ class Moment(tf.__internal__.tracking.Trackable):
     def __repr__(self) -> str:
         return f"<Moment path={self.path}, shape={self.shape}, dtype={self.dtype}>"
 
+    def stored(self) -> list[Any]:
+        """What is kept, as it is: one tensor, or int8 codes and their scales."""
+        return self._slots.stored(self._slot, self._i)
+
+    def restore(self, tensors: Sequence[Any]) -> None:
+        """Put back what `stored` of this or of another moment gave; exactly where both have one format."""
+        if [tf.as_dtype(tensor.dtype).name for tensor in tensors] == [one.dtype.name for one in self.stored()]:
+            self._slots.restore(self._slot, self._i, tensors)
+        else:
+            self.assign(self._slots.decode([tf.convert_to_tensor(tensor) for tensor in tensors], self.dtype))
+
     def _serialize_to_tensors(self) -> dict[str, Any]:
-        return {_KEY: self.value}
+        return dict(zip(KEYS, self.stored(), strict=False))
 
     def _restore_from_tensors(self, restored: dict[str, Any]) -> None:
-        self.assign(restored[_KEY])
+        self.restore([restored[key] for key in KEYS if key in restored])

@@ -10,13 +10,26 @@
 namespace {
 
 inline int32_t Dtype(tensorflow::DataType dtype) {
-  return dtype == tensorflow::DT_FLOAT ? ADAMAS_FLOAT32 : ADAMAS_FLOAT64;
+  switch (dtype) {
+    case tensorflow::DT_DOUBLE: return ADAMAS_FLOAT64;
+    case tensorflow::DT_BFLOAT16: return ADAMAS_BFLOAT16;
+    case tensorflow::DT_HALF: return ADAMAS_FLOAT16;
+    default: return ADAMAS_FLOAT32;
+  }
 }
 
 inline absl::Status Library(const Api** api) {
   *api = bound.load(std::memory_order_acquire);
   return *api ? absl::OkStatus()
               : absl::FailedPreconditionError("the op is not bound to libadamas: import adamas.tensorflow first");
+}
+
+inline absl::Status ReadRule(tensorflow::OpKernelConstruction* ctx, adamas_rule* rule) {
+  std::vector<int32_t> switches;
+  TF_RETURN_IF_ERROR(ctx->GetAttr("rule", &switches));
+  if (switches.size() != 6) return absl::InvalidArgumentError("rule: six switches, in the order of adamas_rule");
+  *rule = {switches[0], switches[1], switches[2], switches[3], switches[4], switches[5]};
+  return absl::OkStatus();
 }
 
 // The attributes of an op that steps.
@@ -28,14 +41,11 @@ struct Step {
   adamas_rule rule{};
 
   absl::Status Read(tensorflow::OpKernelConstruction* ctx) {
-    std::vector<int32_t> switches;
     TF_RETURN_IF_ERROR(ctx->GetAttr("k", &slots));
     TF_RETURN_IF_ERROR(ctx->GetAttr("T", &dtype));
     TF_RETURN_IF_ERROR(ctx->GetAttr("unscale", &unscale));
     TF_RETURN_IF_ERROR(ctx->GetAttr("clip", &clip));
-    TF_RETURN_IF_ERROR(ctx->GetAttr("rule", &switches));
-    if (switches.size() != 6) return absl::InvalidArgumentError("rule: six switches, in the order of adamas_rule");
-    rule = {switches[0], switches[1], switches[2], switches[3], switches[4], switches[5]};
+    TF_RETURN_IF_ERROR(ReadRule(ctx, &rule));
     if (slots > ADAMAS_MAX_SLOTS) return absl::InvalidArgumentError("more slots than libadamas knows");
     if (clip < ADAMAS_CLIP_NONE || clip > ADAMAS_CLIP_GLOBAL_NORM) {
       return absl::InvalidArgumentError("clip: none, by value, by norm or by global norm");
@@ -43,6 +53,9 @@ struct Step {
     return absl::OkStatus();
   }
 };
+
+// The input `numbers`: adamas_hyper without lr, grad_scale, the bound of each kind of clip (settings.py names them).
+constexpr int64_t kNumbers = 13;
 
 // The inputs lr, iterations and numbers, which begin at `first`.
 struct Numbers {
@@ -53,17 +66,17 @@ struct Numbers {
   absl::Status Read(tensorflow::OpKernelContext* ctx, int first, const Step& step) {
     const tensorflow::Tensor &lr = ctx->input(first), &iterations = ctx->input(first + 1);
     const tensorflow::Tensor& numbers = ctx->input(first + 2);
-    if (lr.NumElements() != 1 || iterations.NumElements() != 1 || numbers.NumElements() != 9) {
-      return absl::InvalidArgumentError("lr and iterations have one element, numbers nine");
+    if (lr.NumElements() != 1 || iterations.NumElements() != 1 || numbers.NumElements() != kNumbers) {
+      return absl::InvalidArgumentError("lr and iterations have one element, numbers thirteen");
     }
     t = iterations.flat<int64_t>()(0) + 1;
     if (t < 1) return absl::InvalidArgumentError("iterations must be at least 0");
     const double rate = lr.dtype() == tensorflow::DT_FLOAT ? static_cast<double>(lr.flat<float>()(0))
                                                            : lr.flat<double>()(0);
     const double* x = numbers.flat<double>().data();
-    hyper = {rate, x[0], x[1], x[2], x[3], x[4]};
-    grad_scale = step.unscale ? x[5] : 1.0;
-    bound = step.clip == ADAMAS_CLIP_NONE ? 0.0 : x[5 + step.clip];  // of this kind of clip
+    hyper = {rate, x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8]};
+    grad_scale = step.unscale ? x[9] : 1.0;
+    bound = step.clip == ADAMAS_CLIP_NONE ? 0.0 : x[9 + step.clip];  // of this kind of clip
     return absl::OkStatus();
   }
 };

@@ -38,9 +38,13 @@ class Group:
     handles: list[Any]
     packed: list[Any]
     slots: list[Any]
+    scales: list[Any]
     offsets: Any
+    keys: Any
     rows: Any
     dtype: Any
+    formats: list[int]
+    weights: int
 
 
 @dataclass
@@ -69,12 +73,18 @@ class Numbers:
     iterations  the steps before this one
     row         `Settings.row`
     others      sum of squares of gradients that are stepped elsewhere and that a global norm counts, or None
+    carry       what the rule carries from step to step, after this one: float64, one for each of `rule.carries`
     """
 
     lr: Any
     iterations: Any
     row: Any
     others: Any = None
+    carry: Sequence[Any] = ()
+
+
+_FORMATS = {"bfloat16": 1, "int8": 2, "uint8": 2}  # ADAMAS_FORMAT_...; 0: as it is computed
+_WEIGHTS = {"nearest": 0, "stochastic": 1, "split": 2}  # ADAMAS_WEIGHTS_...
 
 
 class Native:
@@ -87,12 +97,14 @@ class Native:
         self._slots = slots
         with tf.init_scope(), tf.device("CPU:0"):
             self._none = tf.constant(0.0, tf.float64)
+            self._empty = tf.zeros(0, tf.float64)
 
     def step(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
         """One step; returns the sum of squares of `grads` where they are clipped by their global norm."""
         groups, eager = batch.groups or self._group(batch), tf.executing_eagerly()
         parts = [grads] if len(groups) == 1 else [[grads[i] for i in group.positions] for group in groups]
         others = self._none if numbers.others is None else numbers.others
+        carry = tf.stack(numbers.carry) if numbers.carry else self._empty
         together = settings.clip is not None and settings.clip.kind == "global_norm"
         sums = [self._ops.adamas_squares(tensors=part) for part in parts] if together and len(groups) > 1 else None
         squares = None
@@ -100,40 +112,64 @@ class Native:
             squares = self._ops.adamas_step(
                 params=group.packed if eager else group.handles,
                 slots=group.slots,
+                scales=group.scales,
                 grads=part,
                 lr=numbers.lr,
                 iterations=numbers.iterations,
                 numbers=numbers.row,
                 rows=group.rows,
                 offsets=group.offsets,
+                keys=group.keys,
+                carry=carry,
                 others=others if sums is None else tf.add_n([others, *sums[:i], *sums[i + 1 :]]),
                 n=len(group.handles),
                 k=self._count,
                 T=group.dtype,
+                formats=group.formats,
+                weights=group.weights,
+                seed=self._slots.storage.seed,
                 unscale=settings.unscales,
                 clip=cpu.clip_code(settings.clip),
                 rule=self._rule,
             )
         return squares if sums is None else tf.add_n(sums)
 
+    def carry_on(self, carry: Sequence[Any], numbers: Numbers, settings: Settings) -> list[Any]:
+        """What the rule carries after this step."""
+        after = self._ops.adamas_carry_on(
+            lr=numbers.lr,
+            iterations=numbers.iterations,
+            numbers=numbers.row,
+            carry=tf.stack(carry),
+            rule=self._rule,
+        )
+        return list(tf.unstack(tf.ensure_shape(after, [len(carry)])))
+
     def _group(self, batch: Batch) -> list[Group]:
         positions: dict[Any, list[int]] = {}
         for position, index in enumerate(batch.indices):
-            positions.setdefault(self._slots.group(index), []).append(position)
+            positions.setdefault(self._slots.arrays.group(index), []).append(position)
         with tf.init_scope(), tf.device("CPU:0"):
             groups = []
             for members in positions.values():
-                slots, offsets = self._slots.places([batch.indices[i] for i in members])
+                indices = [batch.indices[i] for i in members]
+                arrays, offsets = self._slots.arrays.places(indices)
+                kept = list(zip(self._slots.layouts[indices[0]].arrays, arrays, strict=True))
+                dtype = batch.variables[members[0]].dtype
                 handles = [batch.variables[i].handle for i in members]
                 groups.append(
                     Group(
                         positions=members,
                         handles=handles,
                         packed=[tf.stack(handles)],
-                        slots=[variable.value.handle for variable in slots],
+                        slots=[v.value.handle for array, variables in kept if array.block == 1 for v in variables],
+                        scales=[v.value.handle for array, variables in kept if array.block > 1 for v in variables],
                         offsets=tf.constant(offsets, tf.int64),
+                        keys=tf.bitcast(tf.constant([self._slots.keys[i] for i in indices], tf.uint64), tf.int64),
                         rows=tf.constant([0 if batch.decays[i] else 1 for i in members], tf.int32),
-                        dtype=batch.variables[members[0]].dtype,
+                        dtype=dtype,
+                        formats=[_FORMATS.get(a.dtype, 0) for a, _ in kept if a.block == 1 and a.slot < self._count],
+                        weights=_WEIGHTS[self._slots.storage.weights] if dtype.size < 4 else 0,
                     )
                 )
             batch.groups = groups
@@ -156,7 +192,7 @@ class Resource:
         power1, power2 = self._powers(numbers, settings)
         new, squares = self._changed(grads, numbers, settings, row)
         for variable, index, gradient in zip(batch.variables, batch.indices, new, strict=True):
-            moments = [moment.value.handle for moment in self._slots.places([index])[0]]
+            moments = [moment.value.handle for (moment,) in self._slots.arrays.places([index])[0]]
             arguments = {
                 "beta1_power": tf.cast(power1, variable.dtype),
                 "beta2_power": tf.cast(power2, variable.dtype),
@@ -213,12 +249,17 @@ class Expression:
             compiled = batch.compiled.get(settings.static)
             if compiled is None:
 
-                def step(grads: Sequence[Any], lr: Any, iterations: Any, row: Any, others: Any) -> Any:
-                    return self._write(batch, grads, Numbers(lr, iterations, row, others), settings)
+                def step(grads: Sequence[Any], lr: Any, iterations: Any, row: Any, others: Any, carry: Any) -> Any:
+                    return self._write(batch, grads, Numbers(lr, iterations, row, others, carry), settings)
 
                 compiled = batch.compiled[settings.static] = tf.function(step, jit_compile=True, autograph=False)
         lr, iterations = tf.convert_to_tensor(numbers.lr), tf.convert_to_tensor(numbers.iterations)
-        return compiled(list(grads), lr, iterations, numbers.row, numbers.others)
+        return compiled(list(grads), lr, iterations, numbers.row, numbers.others, list(numbers.carry))
+
+    def carry_on(self, carry: Sequence[Any], numbers: Numbers, settings: Settings) -> list[Any]:
+        """What the rule carries after this step."""
+        t = tf.cast(numbers.iterations, tf.int64) + 1
+        return list(xla.carry_on(self._rule, settings.unpack(numbers.row), numbers.lr, t, carry))
 
     def _write(self, batch: Batch, grads: Sequence[Any], numbers: Numbers, settings: Settings) -> Any:
         t = tf.cast(numbers.iterations, tf.int64) + 1
@@ -226,7 +267,7 @@ class Expression:
         kind = None if settings.clip is None else settings.clip.kind
         scales = xla.grad_scales(kind, grads, row.grad_scale, row.bound(kind), numbers.others)
         scalars = {
-            decays: xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, clip=row.value)
+            decays: xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, clip=row.value, carry=numbers.carry)
             for decays in sorted(set(batch.decays))
         }
         news = []
@@ -234,11 +275,12 @@ class Expression:
             old = [self._slots.read(slot, index) for slot in range(len(self._slots.names))]
             s = scalars[batch.decays[i]]
             s = s._replace(grad_scale=s.grad_scale * scales[i])
-            p, new = xla.update(self._rule, s, tf.convert_to_tensor(variable), gradient, old, clipped=kind == "value")
+            p = self._slots.read_weight(index, variable)
+            p, new = xla.update(self._rule, s, p, tf.cast(gradient, p.dtype), old, clipped=kind == "value")
             news.append(new)
-            variable.assign(p)
+            self._slots.write_weight(index, variable, p, t)
         for slot, values in enumerate(zip(*news, strict=True)):
-            self._slots.replace(slot, dict(zip(batch.indices, values, strict=True)))
+            self._slots.replace(slot, dict(zip(batch.indices, values, strict=True)), t)
         return xla.sum_of_squares(grads) if kind == "global_norm" else None
 
 

@@ -13,6 +13,7 @@ namespace {
 struct Api {
   decltype(&adamas_abi) abi;
   decltype(&adamas_rule_slots) rule_slots;
+  decltype(&adamas_rule_carry_on) rule_carry_on;
   decltype(&adamas_plan_create) plan_create;
   decltype(&adamas_plan_destroy) plan_destroy;
   decltype(&adamas_begin) begin;

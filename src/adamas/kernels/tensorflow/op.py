@@ -64,6 +64,6 @@ def _load(cache: str | os.PathLike[str] | None, compiler: str | None) -> Any:
     bind.restype, bind.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
     if problem := bind(os.fsencode(library)):
         raise KernelError(f"the TensorFlow op cannot use {library}: {problem.decode()}; reinstall adamas")
-    for name in ("AdamasStep", "AdamasSquares", "AdamasRows", "AdamasRowsStep", "AdamasRowsSettle"):
+    for name in ("AdamasStep", "AdamasSquares", "AdamasCarryOn", "AdamasRows", "AdamasRowsStep", "AdamasRowsSettle"):
         tf.no_gradient(name)
     return module

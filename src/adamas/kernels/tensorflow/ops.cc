@@ -17,6 +17,7 @@ extern "C" __attribute__((visibility("default"))) const char* adamas_tensorflow_
     return "libadamas has another interface version than this op was built for";
   }
   if (!Find(library, "adamas_rule_slots", &api->rule_slots) ||
+      !Find(library, "adamas_rule_carry_on", &api->rule_carry_on) ||
       !Find(library, "adamas_plan_create", &api->plan_create) ||
       !Find(library, "adamas_plan_destroy", &api->plan_destroy) || !Find(library, "adamas_begin", &api->begin) ||
       !Find(library, "adamas_set_gradients", &api->set_gradients) ||

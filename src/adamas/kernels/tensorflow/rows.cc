@@ -152,7 +152,7 @@ class AdamasRowsSettleOp : public OpKernel {
     OP_REQUIRES_OK(ctx, Library(&api));
     const int last = ctx->num_inputs() - 1;
     const Tensor& numbers = ctx->input(last);
-    OP_REQUIRES(ctx, numbers.NumElements() == 9, absl::InvalidArgumentError("numbers must have nine elements"));
+    OP_REQUIRES(ctx, numbers.NumElements() == kNumbers, absl::InvalidArgumentError("numbers must have thirteen elements"));
     const auto handles = Handles(ctx, 0, last);
     OP_REQUIRES(ctx, handles.size() % 3 == 0, absl::InvalidArgumentError("give m, v and the clock of each variable"));
     for (auto handle = handles.begin(); handle != handles.end(); handle += 3) {

@@ -17,9 +17,10 @@ from adamas import rule as mathematics
 from adamas.errors import ArrayError
 from adamas.kernels import cpu, xla
 from adamas.kernels.tensorflow import op
+from adamas.kernels.tensorflow.arrays import NewVariable, label
 from adamas.kernels.tensorflow.engines import Numbers, in_xla
 from adamas.kernels.tensorflow.settings import Settings
-from adamas.kernels.tensorflow.slots import NewVariable, Slots, label
+from adamas.kernels.tensorflow.slots import Slots
 from adamas.rule import Rule
 
 
@@ -123,7 +124,8 @@ class Rows:
 
     def _moments(self, index: int) -> list[Any]:
         """m, v, perhaps vmax, and the clock of the rows, as tf.Variables."""
-        return [variable.value for variable in (*self._slots.places([index])[0], self.seen[index])]
+        arrays, _ = self._slots.arrays.places([index])
+        return [*(variable.value for (variable,) in arrays), self.seen[index].value]
 
     def _write(
         self, variable: Any, index: int, decays: bool, sums: Sums, squares: Any, numbers: Numbers, settings: Settings

@@ -13,7 +13,7 @@ _UNCLIPPED = 2.0**1000  # the bound of a clip that is off: functions traced with
 
 
 class Row(NamedTuple):
-    """The numbers in the order of the op, float64. With its first fields it serves as the `Hyper` of a step.
+    """The numbers in the order of the op, float64: `Hyper` without the learning rate, and what is done to gradients.
 
     There is a bound for each kind of clip: a function that was traced with one kind reads that one's own, and clips no
     more where another kind is on now.
@@ -24,6 +24,10 @@ class Row(NamedTuple):
     eps: Any
     eps_root: Any
     weight_decay: Any
+    momentum_decay: Any
+    warmup_steps: Any
+    r: Any
+    weight_lr_power: Any
     grad_scale: Any
     value: Any
     norm: Any
@@ -69,12 +73,12 @@ class Settings:
 
     def row(self) -> Row:
         """All numbers that may change."""
-        h = self.hyper
+        _, *hyper = vars(self.hyper).values()
         scale = 1.0 / self.loss_scale if self.loss_scale is not None else 1.0
         bounds = dict.fromkeys(("value", "norm", "global_norm"), _UNCLIPPED)
         if self.clip is not None:
             bounds[self.clip.kind] = self.clip.bound
-        return Row(h.beta1, h.beta2, h.eps, h.eps_root, h.weight_decay, scale, **bounds)
+        return Row._make([*hyper, scale, *bounds.values()])
 
     def unpack(self, row: Any) -> Row:
         """The numbers of a step, from `Shared.read`: grad_scale is 1 unless the step itself unscales."""

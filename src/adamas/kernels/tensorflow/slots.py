@@ -1,182 +1,177 @@
-"""Where the moments of TensorFlow variables live.
+"""What a parameter's slots hold, whatever the format in which they are stored: see arrays.py for where.
 
-`Arena` puts all tensors' moments of one slot and dtype into one variable, so that a step passes and locks three
-variables a parameter less than a variable per moment would (500 tensors of 1000: 1.3 against 3.0 ms eager, 2.9 against
-5.7 ms in a graph). `Separate` has a variable per moment, as TensorFlow's own op needs them, and XLA too: in a loop that
-it compiles, an arena is copied at every step (2 cores, network of width 512: 1.8 against 1.1 ms a step, 2026-11-22).
-
-Both read and write by parameter, so that a checkpoint never shows which of the two it came from.
+Every value has the parameter's shape, and the dtype that a step computes in: float64 for a float64 parameter, else
+float32. Storing it in bfloat16 or int8 rounds stochastically, with random numbers that depend on nothing but the seed,
+the parameter's name, the step, the slot and the element, as adamas/formats.py defines them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorflow as tf
 
-BLOCK = 4096  # elements: where a parameter begins in its arena; the unit of libadamas' sums and of storage formats
+from adamas.errors import ArgumentError
+from adamas.formats import PARAMETER, SCALED, name_key
+from adamas.kernels.tensorflow import codecs
+from adamas.kernels.tensorflow.arrays import Array, Arrays, Joined, Layout
+from adamas.rule import Rule
+from adamas.storage import Described, Moments, choose
 
-NewVariable = Callable[[tuple[int, ...], str, str], Any]
-"""(shape, dtype, name) -> a new keras.Variable of zeros."""
-
-
-class Slots(Protocol):
-    """The moments of a list of parameters, by slot and by parameter; every value has the parameter's shape."""
-
-    names: tuple[str, ...]
-
-    def read(self, slot: int, i: int) -> Any:
-        """Slot number `slot` of parameter i as a tensor."""
-        ...
-
-    def write(self, slot: int, i: int, value: Any) -> None:
-        """Replace it; in a graph, when the graph runs."""
-        ...
-
-    def replace(self, slot: int, values: Mapping[int, Any]) -> None:
-        """Replace it for all parameters in `values`, tensors of the parameters' shapes and dtypes."""
-        ...
-
-    def group(self, i: int) -> Any:
-        """Parameters of one group are stepped by one call of the op; hashable."""
-        ...
-
-    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """For the op: the variables of parameters of one group, slot by slot, and each parameter's offset in them."""
-        ...
+Weights = Literal["nearest", "stochastic", "split"]
 
 
-class Arena:
-    """One variable per slot and dtype; parameter i begins at `offsets[i]`."""
-
-    def __init__(self, names: Sequence[str], params: Sequence[Any], new_variable: NewVariable) -> None:
-        self.names = tuple(names)
-        self.dtypes = [tf.as_dtype(p.dtype).name for p in params]
-        self.shapes = [tuple(p.shape) for p in params]
-        self.sizes = [math.prod(shape) for shape in self.shapes]
-        self.offsets: list[int] = []
-        ends: dict[str, int] = {}
-        for dtype, size in zip(self.dtypes, self.sizes, strict=True):
-            self.offsets.append(ends.get(dtype, 0))
-            ends[dtype] = self.offsets[-1] + -(-size // BLOCK) * BLOCK
-        with tf.device("CPU:0"):
-            self.variables = {
-                dtype: [new_variable((end,), dtype, f"arena_{dtype}_{name}") for name in names]
-                for dtype, end in ends.items()
-            }
-
-    def _part(self, i: int) -> slice:
-        return slice(self.offsets[i], self.offsets[i] + self.sizes[i])
-
-    def read(self, slot: int, i: int) -> Any:
-        arena = self.variables[self.dtypes[i]][slot].value
-        return tf.reshape(arena[self._part(i)], self.shapes[i])
-
-    def write(self, slot: int, i: int, value: Any) -> None:
-        if self.sizes[i]:
-            arena = self.variables[self.dtypes[i]][slot].value
-            arena[self._part(i)].assign(tf.reshape(tf.cast(value, arena.dtype), (self.sizes[i],)))
-
-    def replace(self, slot: int, values: Mapping[int, Any]) -> None:
-        # One concatenation of new and untouched parts: XLA copies the whole arena for every part written by itself.
-        for dtype in {self.dtypes[i] for i in values}:
-            arena = self.variables[dtype][slot].value
-            old, parts, end = tf.convert_to_tensor(arena), [], 0
-            for i in sorted(
-                (i for i in values if self.dtypes[i] == dtype and self.sizes[i]), key=self.offsets.__getitem__
-            ):
-                parts += [old[end : self.offsets[i]], tf.reshape(values[i], (self.sizes[i],))]
-                end = self.offsets[i] + self.sizes[i]
-            arena.assign(tf.concat([*parts, old[end:]], 0))
-
-    def group(self, i: int) -> Any:
-        return self.dtypes[i]
-
-    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
-        return self.variables[self.dtypes[indices[0]]], [self.offsets[i] for i in indices]
+def wide(dtype: str) -> str:
+    """The dtype that parameters of this dtype are computed in."""
+    return "float64" if dtype == "float64" else "float32"
 
 
-class Separate:
-    """A variable per slot and parameter."""
+@dataclass(frozen=True)
+class StoragePolicy:
+    """How an optimizer keeps moments and weights, and what its random numbers are drawn from.
 
-    def __init__(self, names: Sequence[str], params: Sequence[Any], new_variable: NewVariable) -> None:
-        self.names = tuple(names)
-        self.dtypes = [tf.as_dtype(p.dtype).name for p in params]
-        self.variables: list[list[Any]] = [[] for _ in names]
-        for p in params:
-            with tf.device(p.device):
-                for made, name in zip(self.variables, names, strict=True):
-                    made.append(new_variable(tuple(p.shape), tf.as_dtype(p.dtype).name, f"{label(p)}_{name}"))
-
-    def read(self, slot: int, i: int) -> Any:
-        return tf.convert_to_tensor(self.variables[slot][i].value)
-
-    def write(self, slot: int, i: int, value: Any) -> None:
-        variable = self.variables[slot][i].value
-        variable.assign(tf.cast(value, variable.dtype))
-
-    def replace(self, slot: int, values: Mapping[int, Any]) -> None:
-        for i, value in values.items():
-            self.write(slot, i, value)
-
-    def group(self, i: int) -> Any:
-        return self.dtypes[i]
-
-    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
-        return [variables[i] for variables in self.variables for i in indices], [0] * len(indices)
-
-
-class Joined:
-    """Slots that were made one after another, for parameters that an optimizer came to know one after another.
-
-    What was made first stays where it is, because functions traced before hold on to it.
+    moments  float32 stands for the dtype that is computed in
+    weights  of bfloat16 and float16 variables, and for "split" of bfloat16 ones
+    seed     of stochastic rounding
     """
 
-    def __init__(self, first: Slots, count: int) -> None:
-        self.names = first.names
-        self.parts: list[Slots] = []
-        self._where: list[tuple[int, int]] = []  # of each parameter: which part, and its number there
-        self.add(first, count)
+    moments: Moments = "float32"
+    weights: Weights = "nearest"
+    seed: int = 0
 
-    def add(self, part: Slots, count: int) -> None:
-        """Put the `count` parameters of `part` behind those that are here."""
-        self._where += [(len(self.parts), i) for i in range(count)]
-        self.parts.append(part)
+    def __post_init__(self) -> None:
+        for name, allowed in (("moments", get_args(Moments)), ("weights", get_args(Weights))):
+            if getattr(self, name) not in allowed:
+                raise ArgumentError(f"{name}={getattr(self, name)!r}: give one of {', '.join(map(repr, allowed))}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ArgumentError(f"seed={self.seed!r}: give an integer")
+
+    def layout(self, rule: Rule, names: Sequence[str], variable: Any) -> Layout:
+        """The arrays that are kept for a variable, whose rule's slots are called `names`."""
+        dtype, arrays = variable.dtype.name, []
+        formats = choose(rule, np.dtype(wide(dtype)), math.prod(variable.shape), self.moments).formats
+        for s, (slot, name, kept) in enumerate(zip(rule.slots, names, formats, strict=True)):
+            if kept == "int8":
+                arrays.append(Array(s, name, "int8" if slot.kind == "signed" else "uint8"))
+                arrays.append(Array(s, f"{name}_scale", "float32", SCALED))
+            else:
+                arrays.append(Array(s, name, "bfloat16" if kept == "bfloat16" else wide(dtype)))
+        if self.weights == "split" and dtype == "bfloat16":
+            arrays.append(Array(len(rule.slots), "correction", "int8"))
+        return Layout(dtype, tuple(arrays))
+
+    def describe(self, rule: Rule, kept: Layout, shape: tuple[int, ...], name: str) -> tuple[Described, int]:
+        """How the slots of a parameter of this name are stored; and the bytes they would take without low precision."""
+        plain = np.dtype(wide(kept.dtype))
+        chosen = choose(rule, plain, math.prod(shape), self.moments)
+        formats = dict(zip((slot.name for slot in rule.slots), chosen.formats, strict=True))
+        if kept.of(len(rule.slots)):
+            formats["correction"] = "int8"
+        taken = sum(math.prod(array.shape(shape)) * tf.as_dtype(array.dtype).size for array in kept.arrays)
+        whole = len(rule.slots) * math.prod(shape) * plain.itemsize
+        return Described(name, shape, kept.dtype, "all", formats, taken, chosen.why), whole
+
+
+class Slots:
+    """The slots of a list of parameters, by slot and by parameter.
+
+    Args:
+        names: of the rule's slots.
+        storage: how they are kept.
+    """
+
+    def __init__(self, names: Sequence[str], storage: StoragePolicy) -> None:
+        self.names = tuple(names)
+        self.arrays = Joined()
+        self.layouts: list[Layout] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.keys: list[int] = []
+        self.storage = storage
+
+    def add(
+        self, part: Arrays, layouts: Sequence[Layout], shapes: Sequence[tuple[int, ...]], names: Sequence[str]
+    ) -> None:
+        """Some more parameters: where their arrays are, which those are, and the parameters' shapes and names."""
+        self.arrays.add(part, len(layouts))
+        self.layouts += layouts
+        self.shapes += shapes
+        self.keys += [name_key(name) for name in names]
+
+    def begin(self, slot: int, i: int, variable: Any) -> None:
+        """Give a slot that starts as the parameter its first value."""
+        self.restore(slot, i, [tf.cast(tf.convert_to_tensor(variable), wide(self.layouts[i].dtype))])
+
+    def stored(self, slot: int, i: int) -> list[Any]:
+        """What is kept of a slot, as it is: one tensor, or codes and scales."""
+        return [self.arrays.read(array, i) for array in self.layouts[i].of(slot)]
+
+    def restore(self, slot: int, i: int, tensors: Sequence[Any]) -> None:
+        """Put back what `stored` gave."""
+        for array, tensor in zip(self.layouts[i].of(slot), tensors, strict=True):
+            self.arrays.write(array, i, tensor)
 
     def read(self, slot: int, i: int) -> Any:
-        part, own = self._where[i]
-        return self.parts[part].read(slot, own)
+        """Slot number `slot` of parameter i as a tensor; the correction of a split weight as it is."""
+        return self.decode(self.stored(slot, i), wide(self.layouts[i].dtype))
 
-    def write(self, slot: int, i: int, value: Any) -> None:
-        part, own = self._where[i]
-        self.parts[part].write(slot, own, value)
+    @staticmethod
+    def decode(parts: Sequence[Any], dtype: str) -> Any:
+        """What `stored` gave as numbers of a dtype; int8 without scales stays as it is."""
+        first, *scales = parts
+        if scales:
+            return tf.reshape(codecs.decode_int8(tf.reshape(first, [-1]), *scales), first.shape)
+        return first if first.dtype == tf.int8 else tf.cast(first, dtype)
 
-    def replace(self, slot: int, values: Mapping[int, Any]) -> None:
-        for number, part in enumerate(self.parts):
-            own = {self._where[i][1]: value for i, value in values.items() if self._where[i][0] == number}
-            if own:
-                part.replace(slot, own)
+    def write(self, slot: int, i: int, value: Any, step: Any) -> None:
+        """Replace it; in a graph, when the graph runs. `step`: of the random numbers."""
+        self.restore(slot, i, self._encode(slot, i, value, step))
 
-    def group(self, i: int) -> Any:
-        part, own = self._where[i]
-        return part, self.parts[part].group(own)
+    def replace(self, slot: int, values: Mapping[int, Any], step: Any) -> None:
+        """Replace it for all parameters in `values`."""
+        members: dict[Layout, dict[int, list[Any]]] = {}
+        for i, value in values.items():
+            members.setdefault(self.layouts[i], {})[i] = self._encode(slot, i, value, step)
+        for kept, parts in members.items():
+            for k, array in enumerate(kept.of(slot)):
+                self.arrays.replace(array, {i: part[k] for i, part in parts.items()})
 
-    def places(self, indices: Sequence[int]) -> tuple[list[Any], list[int]]:
-        return self.parts[self._where[indices[0]][0]].places([self._where[i][1] for i in indices])
+    def _encode(self, slot: int, i: int, value: Any, step: Any) -> list[Any]:
+        first = self.layouts[i].arrays[self.layouts[i].of(slot)[0]]
+        value = tf.convert_to_tensor(value)
+        if first.dtype in ("float32", "float64") or slot == len(self.names):
+            return [tf.cast(value, first.dtype)]
+        flat = tf.reshape(tf.cast(value, tf.float32), [-1])
+        random = self._draw(i, step).bits(slot, math.prod(self.shapes[i]))
+        if first.dtype == "bfloat16":
+            return [tf.reshape(codecs.encode_bfloat16(flat, random), self.shapes[i])]
+        codes, scales = codecs.encode_int8(flat, random, signed=first.dtype == "int8")
+        return [tf.reshape(codes, self.shapes[i]), scales]
 
+    def _draw(self, i: int, step: Any) -> codecs.Draw:
+        return codecs.Draw(self.storage.seed, self.keys[i], step)
 
-def label(variable: Any) -> str:
-    """A name for a variable's moments, as Keras makes it."""
-    return str(getattr(variable, "path", variable.name)).replace("/", "_").replace(":", "_")
+    def read_weight(self, i: int, variable: Any) -> Any:
+        """Parameter i as a step computes with it."""
+        stored, correction = tf.convert_to_tensor(variable), self.stored(len(self.names), i)
+        if correction:
+            return codecs.decode_split(stored, *correction)
+        return tf.cast(stored, wide(self.layouts[i].dtype))
 
-
-def as_tensor(gradient: Any, variable: Any) -> Any:
-    """The gradient as a dense tensor of the variable's dtype. Rows of an IndexedSlices with one index are added."""
-    if isinstance(gradient, tf.IndexedSlices):
-        gradient = tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
-    elif isinstance(gradient, np.ndarray) or not tf.is_tensor(gradient):
-        gradient = tf.convert_to_tensor(gradient)
-    return gradient if gradient.dtype == variable.dtype else tf.cast(gradient, variable.dtype)
+    def write_weight(self, i: int, variable: Any, value: Any, step: Any) -> None:
+        """Store parameter i after a step."""
+        if self.storage.weights == "nearest" or variable.dtype in (tf.float32, tf.float64):
+            variable.assign(tf.cast(value, variable.dtype))
+            return
+        shape = self.shapes[i]
+        flat, random = tf.reshape(value, [-1]), self._draw(i, step).bits(PARAMETER, math.prod(shape))
+        if self.layouts[i].of(len(self.names)):
+            high, low = codecs.encode_split(flat, random)
+            self.restore(len(self.names), i, [tf.reshape(low, shape)])
+        else:
+            encode = codecs.encode_bfloat16 if variable.dtype == tf.bfloat16 else codecs.encode_float16
+            high = encode(flat, random)
+        variable.assign(tf.reshape(high, shape))

@@ -23,6 +23,13 @@ using tensorflow::DataType;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 
+// What tells one plan of a kernel from another: the sizes of its tensors, and what their random numbers are drawn from.
+struct Tensors {
+  std::vector<int64_t> sizes;
+  std::vector<uint64_t> keys;
+  bool operator==(const Tensors& other) const { return sizes == other.sizes && keys == other.keys; }
+};
+
 // Plans that no step is using. A step takes one out, or makes one, and puts it back: steps of different optimizers
 // may share this kernel and run at once, and steps of one optimizer wait for each other at its variables' locks.
 class Plans {
@@ -31,25 +38,27 @@ class Plans {
     for (auto& entry : idle_) api_->plan_destroy(entry.second);
   }
 
-  adamas_plan* Take(const Api* api, const adamas_rule& rule, int32_t dtype, const std::vector<int64_t>& sizes,
-                    const char** error) {
+  // formats: one for each slot of the rule, the same for all tensors.
+  adamas_plan* Take(const Api* api, const adamas_settings& settings, const std::vector<int32_t>& formats,
+                    const Tensors& tensors, const char** error) {
     {
       tsl::mutex_lock lock(mutex_);
       api_ = api;
       for (auto entry = idle_.begin(); entry != idle_.end(); ++entry) {
-        if (entry->first == sizes) {
+        if (entry->first == tensors) {
           adamas_plan* plan = entry->second;
           idle_.erase(entry);
           return plan;
         }
       }
     }
-    const adamas_settings settings{rule, dtype, ADAMAS_WEIGHTS_NEAREST, 0, 0, 0};
-    const std::vector<uint64_t> keys(sizes.size(), 0);  // native storage draws no random numbers
-    return api->plan_create(&settings, static_cast<int64_t>(sizes.size()), sizes.data(), nullptr, keys.data(), error);
+    std::vector<int32_t> all;
+    for (size_t i = 0; i < tensors.sizes.size(); ++i) all.insert(all.end(), formats.begin(), formats.end());
+    return api->plan_create(&settings, static_cast<int64_t>(tensors.sizes.size()), tensors.sizes.data(), all.data(),
+                            tensors.keys.data(), error);
   }
 
-  void Put(std::vector<int64_t> sizes, adamas_plan* plan) {
+  void Put(Tensors tensors, adamas_plan* plan) {
     constexpr size_t kKept = 8;
     adamas_plan* dropped = nullptr;
     {
@@ -58,7 +67,7 @@ class Plans {
         dropped = idle_.front().second;
         idle_.erase(idle_.begin());
       }
-      idle_.emplace_back(std::move(sizes), plan);
+      idle_.emplace_back(std::move(tensors), plan);
     }
     if (dropped != nullptr) api_->plan_destroy(dropped);
   }
@@ -66,7 +75,7 @@ class Plans {
  private:
   tsl::mutex mutex_;
   const Api* api_ = nullptr;
-  std::vector<std::pair<std::vector<int64_t>, adamas_plan*>> idle_;
+  std::vector<std::pair<Tensors, adamas_plan*>> idle_;
 };
 
 // One phase of all chunks, on TensorFlow's threads. `cycles` is what an element costs when memory is the limit;
@@ -84,31 +93,53 @@ constexpr int64_t kUpdateCycles = 6, kNormCycles = 1;
 class AdamasStepOp : public OpKernel {
  public:
   explicit AdamasStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    int64_t seed;
     OP_REQUIRES_OK(ctx, step_.Read(ctx));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("n", &n_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("param_tensors", &param_tensors_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("slot_variables", &slot_variables_));
-    OP_REQUIRES(ctx, slot_variables_ == step_.slots || slot_variables_ == step_.slots * n_,
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("scale_variables", &scale_variables_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("formats", &formats_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("weights", &settings_.weights));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("seed", &seed));
+    settings_.rule = step_.rule;
+    settings_.dtype = Dtype(step_.dtype);
+    settings_.seed = static_cast<uint64_t>(seed);
+    slots_ = step_.slots + (settings_.weights == ADAMAS_WEIGHTS_SPLIT ? 1 : 0);
+    scales_ = static_cast<int>(std::count(formats_.begin(), formats_.end(), ADAMAS_FORMAT_INT8));
+    OP_REQUIRES(ctx, formats_.size() == static_cast<size_t>(step_.slots) && slots_ <= ADAMAS_MAX_SLOTS,
+                absl::InvalidArgumentError("give one format for each slot"));
+    OP_REQUIRES(ctx,
+                (slot_variables_ == slots_ && scale_variables_ == scales_) ||
+                    (slot_variables_ == slots_ * n_ && scale_variables_ == scales_ * n_),
                 absl::InvalidArgumentError("give one variable for each slot, or one for each slot and parameter"));
   }
 
   void Compute(OpKernelContext* ctx) override {
     const Api* api;
     OP_REQUIRES_OK(ctx, Library(&api));
-    const int k = step_.slots;
     const DataType dtype = step_.dtype;
-    OP_REQUIRES(ctx, api->rule_slots(&step_.rule) == k,
+    OP_REQUIRES(ctx, api->rule_slots(&step_.rule) == step_.slots,
                 absl::InvalidArgumentError("the rule keeps another number of slots"));
 
-    const int grads = param_tensors_ + slot_variables_, rest = grads + n_;
+    const int grads = param_tensors_ + slot_variables_ + scale_variables_, rest = grads + n_;
     Numbers numbers;
     OP_REQUIRES_OK(ctx, numbers.Read(ctx, rest, step_));
     const Tensor& rows = ctx->input(rest + 3);
     const Tensor& offsets = ctx->input(rest + 4);
-    const Tensor& others = ctx->input(rest + 5);
+    const Tensor& keys = ctx->input(rest + 5);
+    const Tensor& others = ctx->input(rest + 6);
+    const Tensor& carry = ctx->input(rest + 7);
     OP_REQUIRES(ctx, others.NumElements() == 1, absl::InvalidArgumentError("others must have one element"));
-    OP_REQUIRES(ctx, rows.NumElements() == n_ && offsets.NumElements() == n_,
-                absl::InvalidArgumentError("rows and offsets must have one entry per variable"));
+    OP_REQUIRES(ctx, rows.NumElements() == n_ && offsets.NumElements() == n_ && keys.NumElements() == n_,
+                absl::InvalidArgumentError("rows, offsets and keys must have one entry per variable"));
+    OP_REQUIRES(ctx, carry.NumElements() <= ADAMAS_MAX_CARRIES,
+                absl::InvalidArgumentError("carry has more numbers than a rule carries"));
+    std::vector<double> carries(static_cast<size_t>(n_) * ADAMAS_MAX_CARRIES);  // the same for each variable
+    for (int64_t i = 0; i < n_ * carry.NumElements(); ++i) {
+      carries[i / carry.NumElements() * ADAMAS_MAX_CARRIES + i % carry.NumElements()] =
+          carry.flat<double>()(i % carry.NumElements());
+    }
     adamas_hyper table[2] = {numbers.hyper, numbers.hyper};
     table[1].weight_decay = 0.0;
     const int32_t* row = rows.flat<int32_t>().data();
@@ -118,20 +149,18 @@ class AdamasStepOp : public OpKernel {
     }
 
     auto handles = Handles(ctx, 0, param_tensors_);
-    const auto slots = Handles(ctx, param_tensors_, grads);
-    OP_REQUIRES(ctx, handles.size() == static_cast<size_t>(n_) && slots.size() == static_cast<size_t>(slot_variables_),
+    const auto kept = Handles(ctx, param_tensors_, grads);
+    OP_REQUIRES(ctx,
+                handles.size() == static_cast<size_t>(n_) &&
+                    kept.size() == static_cast<size_t>(slot_variables_ + scale_variables_),
                 absl::InvalidArgumentError("give one handle for each variable"));
-    handles.insert(handles.end(), slots.begin(), slots.end());
-    Held held(ctx, handles);  // the parameters, then the variables of the slots
+    handles.insert(handles.end(), kept.begin(), kept.end());
+    Held held(ctx, handles);  // the parameters, then the variables of the slots, then those of their scales
     OP_REQUIRES_OK(ctx, held.status());
 
-    std::vector<int64_t> sizes(n_);
+    Tensors tensors;
     int64_t total = 0;
     const int64_t* offset = offsets.flat<int64_t>().data();
-    for (int i = 0; i < slot_variables_; ++i) {
-      OP_REQUIRES(ctx, held[n_ + i]->tensor()->dtype() == dtype,
-                  absl::InvalidArgumentError(absl::StrCat("slot variable ", i, " has another dtype than the step")));
-    }
     for (int i = 0; i < n_; ++i) {
       const Tensor* p = held[i]->tensor();
       const Tensor& g = ctx->input(grads + i);
@@ -142,12 +171,10 @@ class AdamasStepOp : public OpKernel {
       OP_REQUIRES(ctx, p->shape() == g.shape(),
                   absl::InvalidArgumentError(absl::StrCat("variable ", i, " has the shape ", p->shape().DebugString(),
                                                           " and its gradient ", g.shape().DebugString())));
-      sizes[i] = p->NumElements();
-      total += sizes[i];
-      for (int s = 0; s < k; ++s) {
-        OP_REQUIRES(ctx, offset[i] >= 0 && offset[i] <= held[Slot(s, i)]->tensor()->NumElements() - sizes[i],
-                    absl::InvalidArgumentError(absl::StrCat("variable ", i, " lies outside slot ", s)));
-      }
+      tensors.sizes.push_back(p->NumElements());
+      tensors.keys.push_back(static_cast<uint64_t>(keys.flat<int64_t>()(i)));
+      total += p->NumElements();
+      OP_REQUIRES_OK(ctx, Check(held, i, offset[i], p->NumElements()));
     }
 
     Tensor* squares;
@@ -156,21 +183,24 @@ class AdamasStepOp : public OpKernel {
     OP_REQUIRES_OK(ctx, held.Own(ctx, pool));
 
     std::vector<adamas_buffers> buffers(n_);
-    const size_t width = tensorflow::DataTypeSize(dtype);
     for (int i = 0; i < n_; ++i) {
       buffers[i].p = held[i]->tensor()->data();
       buffers[i].g = ctx->input(grads + i).data();
-      for (int s = 0; s < ADAMAS_MAX_SLOTS; ++s) {
-        buffers[i].slots[s] =
-            s < k ? static_cast<char*>(held[Slot(s, i)]->tensor()->data()) + width * offset[i] : nullptr;
+      for (int s = 0, scale = 0; s < slots_; ++s) {
+        const Tensor* slot = held[Slot(s, i)]->tensor();
+        buffers[i].slots[s] = static_cast<char*>(slot->data()) + DataTypeSize(slot->dtype()) * offset[i];
+        if (Format(s) == ADAMAS_FORMAT_INT8) {
+          buffers[i].scales[s] = held[Scale(scale++, i)]->tensor()->flat<float>().data() + offset[i] / kScaled;
+        }
       }
     }
 
     const char* error = "no reason given";
-    adamas_plan* plan = plans_.Take(api, step_.rule, Dtype(dtype), sizes, &error);
+    adamas_plan* plan = plans_.Take(api, settings_, formats_, tensors, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const std::vector<int64_t> steps(n_, numbers.t);
-    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row, nullptr);
+    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row,
+                                      carry.NumElements() > 0 ? carries.data() : nullptr);
     double sum = 0.0;
     if (chunks >= 0) {
       if (step_.clip > ADAMAS_CLIP_VALUE) {
@@ -182,16 +212,50 @@ class AdamasStepOp : public OpKernel {
       api->finish(plan, ADAMAS_PHASE_UPDATE);
     }
     squares->scalar<double>()() = sum;
-    plans_.Put(std::move(sizes), plan);
+    plans_.Put(std::move(tensors), plan);
     OP_REQUIRES(ctx, chunks >= 0, absl::InvalidArgumentError("libadamas refused the step: a number is out of range"));
   }
 
  private:
-  // Where slot s of variable i is in the list of variables.
-  int Slot(int s, int i) const { return n_ + (slot_variables_ == step_.slots ? s : s * n_ + i); }
+  static constexpr int64_t kScaled = 64;  // elements with one scale
+
+  // Where slot s, and scale s, of variable i are in the list of variables.
+  int Slot(int s, int i) const { return n_ + (slot_variables_ == slots_ ? s : s * n_ + i); }
+  int Scale(int s, int i) const { return n_ + slot_variables_ + (scale_variables_ == scales_ ? s : s * n_ + i); }
+
+  // How slot s is stored; the correction of a split weight is a plain array.
+  int32_t Format(int s) const { return s < step_.slots ? formats_[s] : ADAMAS_FORMAT_NATIVE; }
+
+  // Whether the slots of variable i, of `size` elements, are where they should be.
+  absl::Status Check(const Held& held, int i, int64_t offset, int64_t size) const {
+    const DataType wide = step_.dtype == tensorflow::DT_DOUBLE ? tensorflow::DT_DOUBLE : tensorflow::DT_FLOAT;
+    for (int s = 0, scale = 0; s < slots_; ++s) {
+      const Tensor* slot = held[Slot(s, i)]->tensor();
+      const bool codes = Format(s) == ADAMAS_FORMAT_INT8;
+      const bool bytes = slot->dtype() == tensorflow::DT_INT8 || (codes && slot->dtype() == tensorflow::DT_UINT8);
+      if (codes || s == step_.slots ? !bytes
+                                    : slot->dtype() != (Format(s) == ADAMAS_FORMAT_BFLOAT16 ? tensorflow::DT_BFLOAT16
+                                                                                           : wide)) {
+        return absl::InvalidArgumentError(absl::StrCat("slot ", s, " is stored in another dtype than the step's"));
+      }
+      if (offset < 0 || offset > slot->NumElements() - size) {
+        return absl::InvalidArgumentError(absl::StrCat("variable ", i, " lies outside slot ", s));
+      }
+      if (!codes) continue;
+      const Tensor* scales = held[Scale(scale++, i)]->tensor();
+      if (scales->dtype() != tensorflow::DT_FLOAT || offset % kScaled != 0 ||
+          offset / kScaled > scales->NumElements() - (size + kScaled - 1) / kScaled) {
+        return absl::InvalidArgumentError(absl::StrCat("variable ", i, " lies outside the scales of slot ", s));
+      }
+    }
+    return absl::OkStatus();
+  }
 
   Step step_;
-  int n_ = 0, slot_variables_ = 0, param_tensors_ = 0;
+  adamas_settings settings_{};
+  std::vector<int32_t> formats_;
+  int n_ = 0, slot_variables_ = 0, scale_variables_ = 0, param_tensors_ = 0;
+  int slots_ = 0, scales_ = 0;  // of a parameter
   Plans plans_;
 };
 
@@ -204,28 +268,30 @@ class AdamasSquaresOp : public OpKernel {
     const Api* api;
     OP_REQUIRES_OK(ctx, Library(&api));
     const int n = ctx->num_inputs();
-    std::vector<int64_t> sizes(n);
+    Tensors tensors;
     std::vector<adamas_buffers> buffers(n);
     int64_t total = 0;
     for (int i = 0; i < n; ++i) {
-      sizes[i] = ctx->input(i).NumElements();
+      tensors.sizes.push_back(ctx->input(i).NumElements());
       buffers[i].g = ctx->input(i).data();
-      total += sizes[i];
+      total += tensors.sizes[i];
     }
+    tensors.keys.resize(n);
     Tensor* squares;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &squares));
     // Any rule will do: no parameter is touched.
-    const adamas_rule rule{ADAMAS_EPS_KERAS, ADAMAS_DECAY_DECOUPLED, ADAMAS_AMSGRAD_OFF, 0};
+    const adamas_settings settings{{ADAMAS_EPS_KERAS}, Dtype(dtype_)};
     const adamas_hyper table{};
     const std::vector<int64_t> steps(n, 1);
     const char* error = "no reason given";
-    adamas_plan* plan = plans_.Take(api, rule, Dtype(dtype_), sizes, &error);
+    const std::vector<int32_t> formats(api->rule_slots(&settings.rule), ADAMAS_FORMAT_NATIVE);
+    adamas_plan* plan = plans_.Take(api, settings, formats, tensors, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const int64_t chunks = api->begin(plan, n, nullptr, buffers.data(), steps.data(), &table, nullptr, nullptr);
     Run(api, ctx->device()->tensorflow_cpu_worker_threads()->workers, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles,
         total);
     squares->scalar<double>()() = api->finish(plan, ADAMAS_PHASE_NORM);
-    plans_.Put(std::move(sizes), plan);
+    plans_.Put(std::move(tensors), plan);
   }
 
  private:
@@ -233,31 +299,75 @@ class AdamasSquaresOp : public OpKernel {
   Plans plans_;
 };
 
+// The numbers that a rule carries from step to step, after a step. Nothing is written.
+class AdamasCarryOnOp : public OpKernel {
+ public:
+  explicit AdamasCarryOnOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, ReadRule(ctx, &rule_)); }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Api* api;
+    OP_REQUIRES_OK(ctx, Library(&api));
+    Numbers numbers;
+    OP_REQUIRES_OK(ctx, numbers.Read(ctx, 0, Step()));
+    const Tensor& carry = ctx->input(3);
+    const int64_t count = carry.NumElements();
+    OP_REQUIRES(ctx, count <= ADAMAS_MAX_CARRIES, absl::InvalidArgumentError("a rule carries fewer numbers"));
+    Tensor* result;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, carry.shape(), &result));
+    double before[ADAMAS_MAX_CARRIES] = {}, after[ADAMAS_MAX_CARRIES] = {};
+    std::copy_n(carry.flat<double>().data(), count, before);
+    api->rule_carry_on(&rule_, &numbers.hyper, numbers.t, before, after);
+    std::copy_n(after, count, result->flat<double>().data());
+  }
+
+ private:
+  adamas_rule rule_{};
+};
+
+REGISTER_OP("AdamasCarryOn")
+    .Input("lr: L")
+    .Input("iterations: int64")
+    .Input("numbers: float64")
+    .Input("carry: float64")
+    .Output("after: float64")
+    .Attr("L: {float, double}")
+    .Attr("rule: list(int)")
+    .SetShapeFn(tensorflow::shape_inference::UnknownShape);
+
+REGISTER_KERNEL_BUILDER(Name("AdamasCarryOn").Device(tensorflow::DEVICE_CPU), AdamasCarryOnOp);
+
 REGISTER_OP("AdamasSquares")
     .Input("tensors: n * T")
     .Output("squares: float64")
     .Attr("n: int >= 1")
-    .Attr("T: {float, double}")
+    .Attr("T: {float, double, bfloat16, half}")
     .SetShapeFn(tensorflow::shape_inference::ScalarShape);
 
 REGISTER_KERNEL_BUILDER(Name("AdamasSquares").Device(tensorflow::DEVICE_CPU), AdamasSquaresOp);
 
 REGISTER_OP("AdamasStep")
     .Input("params: param_tensors * resource")  // n handles in all: one a tensor, or packed (see engines.py)
-    .Input("slots: slot_variables * resource")
+    .Input("slots: slot_variables * resource")    // in an arena, or one for each parameter; slot by slot
+    .Input("scales: scale_variables * resource")  // of the slots in int8, likewise
     .Input("grads: grad_types")
     .Input("lr: L")
     .Input("iterations: int64")
-    .Input("numbers: float64")  // beta1, beta2, eps, eps_root, weight_decay, grad_scale, the bound of each kind of clip
+    .Input("numbers: float64")  // see arguments.h
     .Input("rows: int32")       // a tensor: 0 decays, 1 does not
     .Input("offsets: int64")    // a tensor: where its moments begin in its slot variables
+    .Input("keys: int64")       // a tensor: of its name (adamas.formats.name_key)
     .Input("others: float64")   // sum of squares of gradients that a global norm counts and other calls step
+    .Input("carry: float64")    // the numbers that the rule carries, after this step
     .Output("squares: float64")  // that of the gradients of this call, where they are clipped by a norm; else 0
     .Attr("n: int >= 1")
     .Attr("param_tensors: int >= 1")
     .Attr("k: int >= 1")
     .Attr("slot_variables: int >= 1")
-    .Attr("T: {float, double}")
+    .Attr("scale_variables: int >= 0")
+    .Attr("formats: list(int)")  // ADAMAS_FORMAT_..., of each slot of the rule
+    .Attr("weights: int")        // ADAMAS_WEIGHTS_...
+    .Attr("seed: int")
+    .Attr("T: {float, double, bfloat16, half}")
     .Attr("L: {float, double}")
     .Attr("grad_types: list(type) >= 1")
     .Attr("unscale: bool")  // whether gradients are multiplied by grad_scale

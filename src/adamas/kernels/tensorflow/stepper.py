@@ -12,14 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from adamas.errors import ArgumentError, ArrayError, KernelError, UnsupportedError
+from adamas.errors import ArgumentError, KernelError, UnsupportedError
 from adamas.kernels import cpu
 from adamas.kernels import rows as lazy
 from adamas.kernels.tensorflow import op
+from adamas.kernels.tensorflow.arrays import Arena, Layout, NewVariable, Separate
+from adamas.kernels.tensorflow.checks import check, conform
 from adamas.kernels.tensorflow.engines import Batch, Expression, Native, Numbers, Resource, in_xla
 from adamas.kernels.tensorflow.rows import Rows
 from adamas.kernels.tensorflow.settings import Settings
-from adamas.kernels.tensorflow.slots import Arena, Joined, NewVariable, Separate, Slots, as_tensor
+from adamas.kernels.tensorflow.slots import Slots, StoragePolicy
 from adamas.rule import Hyper, Rule
 
 Kernel = Literal["auto", "native", "resource", "xla"]
@@ -36,12 +38,14 @@ class Stepper:
 
     Args:
         rule: with Keras' epsilon.
+        slot_names: what its slots are called in the names of variables.
         kernel: "auto", or the engine to use and no other.
-        variables: tf.Variables, float32 or float64.
+        variables: tf.Variables.
         decaying: whether weight decay is on; TensorFlow's own op has none.
         for_xla: lay the moments out for functions compiled by XLA, though the native engine can step them too. An
             engine for steps outside XLA is then chosen when the first one comes: the op may take 20 s to build.
         lazy: gradients that are tf.IndexedSlices step their rows only.
+        storage: how moments and weights are stored.
 
     Raises:
         UnsupportedError: a variable cannot be stepped.
@@ -52,19 +56,22 @@ class Stepper:
     def __init__(
         self,
         rule: Rule,
+        slot_names: Sequence[str],
         kernel: Kernel,
         variables: Sequence[Any],
         *,
         decaying: bool,
         for_xla: bool,
         lazy: bool,
+        storage: StoragePolicy,
     ) -> None:
-        _check(variables)
-        self.rule = rule
+        check(variables, storage, lazy)
+        self.rule, self.slots = rule, Slots(slot_names, storage)
         self.variables = list(variables)
         self.shapes = [tuple(variable.shape) for variable in variables]
+        self.layouts = [storage.layout(rule, slot_names, variable) for variable in variables]
         self._asked, self._decaying, self._for_xla = kernel, decaying, for_xla
-        self._lazy, self._forced = lazy, kernel != "auto"
+        self._lazy, self._storage, self._forced = lazy, storage, kernel != "auto"
         self._batches: dict[tuple[int, ...], tuple[Sequence[Any], Batch]] = {}
         if self._forced or not for_xla:
             _ = self._choice  # what cannot serve is said before anything is made
@@ -81,7 +88,7 @@ class Stepper:
 
     @functools.cached_property
     def _choice(self) -> tuple[str, str]:
-        kind, reason = _choose(self._asked, self.variables, self._decaying)
+        kind, reason = _choose(self._asked, self.variables, self._decaying, _plain(self.rule, self.layouts))
         description = _describe(kind, reason)
         if reason and not self._forced and description not in _said:
             _said.add(description)
@@ -92,24 +99,33 @@ class Stepper:
     def _native(self) -> Native:
         return Native(self.rule, self.slots)
 
-    def make(self, slot_names: Sequence[str], new_variable: NewVariable) -> None:
+    def make(self, names: Sequence[str], new_variable: NewVariable) -> None:
         """Make the variables for the moments, all zero.
 
         Args:
-            slot_names: what the rule's slots are called in them.
+            names: of the variables, for random numbers; no two are equal.
             new_variable: makes one.
         """
-        self._new_slots = functools.partial(self._layout(), slot_names, new_variable=new_variable)
-        self.slots = Joined(self._new_slots(self.variables), len(self.variables))
+        self._new_variable = new_variable
         self.rows = Rows(self.rule, self.slots, new_variable) if self._lazy else None
-        if self.rows is not None:
-            self.rows.add(self.variables)
+        self._make(self.variables, self.layouts, names)
+        self.carries = [new_variable((), "float64", carry.name) for carry in self.rule.carries]
+        for variable, carry in zip(self.carries, self.rule.carries, strict=True):
+            variable.assign(carry.initial)
         self._resource = Resource(self.rule, self.slots)
         self._expression = Expression(self.rule, self.slots)
 
-    def _layout(self) -> Callable[..., Slots]:
+    def _make(self, variables: Sequence[Any], layouts: Sequence[Layout], names: Sequence[str]) -> None:
         # Rows of a table are stepped where they are; an arena would have to be copied whole for whoever reads a part.
-        return Separate if self._lazy or self._for_xla or self.kind != "native" else Arena
+        kind = Separate if self._lazy or self._for_xla or self.kind != "native" else Arena
+        shapes = [tuple(variable.shape) for variable in variables]
+        self.slots.add(kind(layouts, variables, self._new_variable), layouts, shapes, names)
+        for s, slot in enumerate(self.rule.slots):
+            for i, variable in enumerate(variables, len(self.slots.layouts) - len(variables)):
+                if slot.initial == "parameter":
+                    self.slots.begin(s, i, variable)
+        if self.rows is not None:
+            self.rows.add(variables)
 
     def check_more(self, variables: Sequence[Any]) -> None:
         """Whether `more` can take these.
@@ -117,7 +133,7 @@ class Stepper:
         Raises:
             UnsupportedError: it cannot; nothing was made.
         """
-        _check(variables)
+        check(variables, self._storage, self._lazy)
         elsewhere = _elsewhere(variables)
         if elsewhere and not self._for_xla and self.kind == "native":
             raise UnsupportedError(
@@ -125,11 +141,11 @@ class Stepper:
                 "variables on the CPU; make another optimizer for it"
             )
 
-    def more(self, variables: Sequence[Any]) -> None:
+    def more(self, variables: Sequence[Any], names: Sequence[str]) -> None:
         """Step these from now on too, from zero moments; what was traced before stays valid. See `check_more`."""
-        self.slots.add(self._new_slots(variables), len(variables))
-        if self.rows is not None:
-            self.rows.add(variables)
+        layouts = [self._storage.layout(self.rule, self.slots.names, variable) for variable in variables]
+        self._make(variables, layouts, names)
+        self.layouts += layouts
         self.variables += variables
         self.shapes += [tuple(variable.shape) for variable in variables]
 
@@ -161,6 +177,24 @@ class Stepper:
         """
         if self.rows is not None:
             return self._step_rows(self.rows, variables, grads, numbers, settings, make_batch)
+        if self.carries:
+            before = [tf.convert_to_tensor(carry.value) for carry in self.carries]
+            numbers = replace(numbers, carry=self._engine(settings).carry_on(before, numbers, settings))
+        checks = self._step(variables, grads, numbers, settings, make_batch)
+        with tf.control_dependencies(checks):
+            for carry, after in zip(self.carries, numbers.carry, strict=True):
+                carry.value.assign(after)
+        return checks
+
+    def _step(
+        self,
+        variables: Sequence[Any],
+        grads: Sequence[Any],
+        numbers: Numbers,
+        settings: Settings,
+        make_batch: Callable[[Sequence[Any]], Batch],
+    ) -> list[Any]:
+        """One step of variables and slots, with dense gradients."""
         batch = self._batch(variables, make_batch)
         eager = tf.executing_eagerly() and set(map(type, grads)) == {_EagerTensor}
         if eager and len(batch.groups) == 1 and self.kind == "native" and not batch.cast:
@@ -226,11 +260,19 @@ class Stepper:
         return known[1]
 
     def places(self) -> list[tuple[int, int]]:
-        """(slot, parameter) in the order of Keras' files: m and v by turns, then every vmax."""
+        """(slot, parameter) in the order of Keras' files: m and v by turns, then every vmax; then our corrections."""
         count = len(self.variables)
         return [(s, i) for i in range(count) for s in (0, 1)] + [
-            (s, i) for s in range(2, len(self.rule.slots)) for i in range(count)
+            (s, i) for s in range(2, len(self.rule.slots) + 1) for i in range(count) if self.layouts[i].of(s)
         ]
+
+    def corrections(self) -> int:
+        """How many of these are corrections of split weights."""
+        return sum(slot == len(self.rule.slots) for slot, _ in self.places())
+
+    def stored_dtypes(self) -> list[str]:
+        """In which dtype each of these is stored."""
+        return [self.layouts[i].arrays[self.layouts[i].of(slot)[0]].dtype for slot, i in self.places()]
 
     def settled(self, i: int, hyper: Hyper) -> list[np.ndarray]:
         """Copies of parameter i's moments as they would be without lazy steps: all rows decayed to the present."""
@@ -273,82 +315,17 @@ _TWICE = "a variable was given twice in one step; add its gradients and give it 
 _NO_DECAY = "cannot decay weights (TensorFlow's ResourceApplyAdam has no weight decay)"
 
 
-def conform(grads: Sequence[Any], variables: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The gradients as dense tensors of their variables' dtypes, and those of them that a graph checks as it runs.
-
-    As in Keras, a gradient of another floating dtype is cast and the rows of an IndexedSlices are added up.
-
-    Raises:
-        ArrayError: a gradient has another shape than its variable, or no floating dtype.
-    """
-    dense, checks = [], []
-    for gradient, variable in zip(grads, variables, strict=True):
-        dtype, shape = getattr(gradient, "dtype", None), getattr(gradient, "shape", None)
-        if dtype is not None and not tf.as_dtype(dtype).is_floating:
-            raise ArrayError(f"the gradient of {variable.name!r} is {tf.as_dtype(dtype).name}; give a floating one")
-        if shape is not None and not variable.shape.is_compatible_with(shape):
-            raise ArrayError(
-                f"the gradient of {variable.name!r} has the shape {tuple(shape)}, the variable {tuple(variable.shape)}"
-            )
-        gradient = as_tensor(gradient, variable)
-        if not variable.shape.is_compatible_with(gradient.shape):
-            raise ArrayError(
-                f"the gradient of {variable.name!r} has the shape {tuple(gradient.shape)}, "
-                f"the variable {tuple(variable.shape)}"
-            )
-        if not gradient.shape.is_fully_defined():
-            gradient = tf.ensure_shape(gradient, variable.shape)
-            checks.append(gradient)
-        dense.append(gradient)
-    return dense, checks
-
-
-def refuse_strategy() -> None:
-    """Nothing, unless a tf.distribute strategy is active: UnsupportedError."""
-    if tf.distribute.has_strategy():
-        raise UnsupportedError(
-            f"{type(tf.distribute.get_strategy()).__name__} is active; Adamas trains on one device. Make the optimizer "
-            "outside the strategy's scope, or use keras.optimizers.Adam inside it"
-        )
-
-
-def _check(variables: Sequence[Any]) -> None:
-    for variable in variables:
-        _check_one(variable)
-    if len(set(map(id, variables))) != len(variables):
-        raise ArgumentError(
-            "a variable was given twice (a keras.Variable and its `value` are the same one); give each once"
-        )
-
-
-def _check_one(variable: Any) -> None:
-    if isinstance(variable, tf.distribute.DistributedValues):
-        raise UnsupportedError(
-            f"variable {variable.name!r} belongs to a tf.distribute strategy; Adamas trains on one device. Make the "
-            "model outside the strategy's scope, or use keras.optimizers.Adam"
-        )
-    if not isinstance(variable, tf.Variable):
-        raise UnsupportedError(f"{variable!r} is no tf.Variable; give tf.Variables or a Keras model's variables")
-    dtype = tf.as_dtype(variable.dtype)
-    if dtype not in (tf.float32, tf.float64):
-        if dtype.is_floating:
-            remedy = "Keep it in float32, as the Keras policies 'mixed_bfloat16' and 'mixed_float16' do"
-        elif dtype.is_complex:
-            remedy = "Keep its real and its imaginary part in two variables, and join them with tf.complex"
-        else:
-            remedy = "It has no gradient: leave it out, as Keras does with trainable=False"
-        raise UnsupportedError(
-            f"variable {variable.name!r} is {dtype.name}; Adamas steps float32 and float64 variables. {remedy}"
-        )
-    if not variable.shape.is_fully_defined():
-        raise UnsupportedError(f"variable {variable.name!r} has the shape {variable.shape}; give it a fixed shape")
-
-
 def _elsewhere(variables: Sequence[Any]) -> list[Any]:
     return [v for v in variables if tf.DeviceSpec.from_string(v.device).device_type not in (None, "CPU")]
 
 
-def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool) -> tuple[str, str | None]:
+def _plain(rule: Rule, layouts: Sequence[Layout]) -> bool:
+    """Whether it is Adam or AMSGrad, and all is kept in the variables' own dtypes, float32 or float64."""
+    kept = all(array.dtype == layout.dtype for layout in layouts for array in layout.arrays)
+    return kept and rule in (Rule("keras"), Rule("keras", amsgrad="raw"))
+
+
+def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool, plain: bool) -> tuple[str, str | None]:
     """The engine, and why it is not the native one."""
     if kernel not in KERNELS:
         raise ArgumentError(f"kernel={kernel!r}: give one of {', '.join(map(repr, KERNELS))}")
@@ -356,6 +333,11 @@ def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool) -> tuple[s
     if kernel in ("xla", "resource"):
         if kernel == "resource" and decaying:
             raise KernelError(f"kernel='resource' {_NO_DECAY}; use kernel='auto'")
+        if kernel == "resource" and not plain:
+            raise KernelError(
+                "kernel='resource' is for Adam with variables and moments in float32 or float64 (TensorFlow's "
+                "ResourceApplyAdam does nothing else); use kernel='auto'"
+            )
         return kernel, "it was asked for"
     if elsewhere:
         reason: str | None = f"variable {elsewhere[0].name!r} is on {elsewhere[0].device}"
@@ -365,7 +347,7 @@ def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool) -> tuple[s
         return "native", None
     if kernel == "native":
         raise KernelError(f"kernel='native' cannot serve: {reason}")
-    return ("xla" if elsewhere or decaying else "resource"), reason
+    return ("xla" if elsewhere or decaying or not plain else "resource"), reason
 
 
 def _describe(kind: str, reason: str | None) -> str:
