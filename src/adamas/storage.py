@@ -152,18 +152,45 @@ def name_of(stored: np.ndarray | Blocks) -> str:
     return "bfloat16" if stored.dtype.name == "bfloat16" else "float32"
 
 
-def dtype_of(stored: np.ndarray | Blocks) -> str:
-    """What a slot is shown as in a table: the dtype of its numbers, or "int8"."""
-    return "int8" if isinstance(stored, Blocks) else stored.dtype.name
+def nbytes(name: str, size: int, dtype: np.dtype[Any]) -> int:
+    """The bytes of a slot of `size` elements in the format of that name, computed in `dtype`."""
+    if name == "int8":
+        return size + 4 * -(-size // formats.SCALED)
+    return 2 * size if name == "bfloat16" else dtype.itemsize * size
 
 
-def nbytes(stored: np.ndarray | Blocks) -> int:
-    """The bytes that something takes which is stored."""
-    return sum(part.nbytes for part in stored) if isinstance(stored, Blocks) else stored.nbytes
+def described(
+    rule: Rule,
+    how: Storage,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    group: str,
+    average: bool = False,
+) -> Described:
+    """How the state of one parameter of that dtype is stored."""
+    computed, size = compute_dtype(dtype), int(np.prod(shape, dtype=np.int64))
+    shown = {slot.name: form for slot, form in zip(rule.slots, how.formats, strict=True)}
+    taken = {slot: nbytes(form, size, computed) for slot, form in shown.items()}
+    shown = {slot: computed.name if form == "float32" else form for slot, form in shown.items()}
+    plain = len(rule.slots) * size * computed.itemsize
+    if how.weights == "split":
+        shown["correction"], taken["correction"] = "int8", size
+    if average:
+        shown["average"], taken["average"] = computed.name, size * computed.itemsize
+        plain += taken["average"]
+    rounded = "" if how.weights == "nearest" else f" {how.weights}"
+    return Described(name, shape, dtype.name + rounded, group, shown, sum(taken.values()), how.why, plain)
 
 
 class Described(NamedTuple):
-    """One tensor of an optimizer: how it is stored. `formats` has one entry per slot, by the slot's name."""
+    """One tensor of an optimizer: how it is stored.
+
+    formats  one entry per slot, by the slot's name
+    bytes    of its state
+    why      why that is not in the format that was asked for, or ""
+    plain    bytes of the same state in the dtype of computation, a correction left out
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -172,6 +199,7 @@ class Described(NamedTuple):
     formats: dict[str, str]
     bytes: int
     why: str
+    plain: int
 
     @property
     def size(self) -> int:
@@ -184,11 +212,9 @@ class Description:
 
     Args:
         tensors: one entry per tensor.
-        plain: bytes of the same state in the dtype of computation.
     """
 
     tensors: Sequence[Described]
-    plain: int
 
     @property
     def size(self) -> int:
@@ -219,8 +245,9 @@ class Description:
     def _totals(self) -> list[str]:
         each = f"{self.bytes / max(self.size, 1):.3f} a parameter"
         lines = ["", f"{len(self.tensors)} tensors, {self.size:,} parameters: {self.bytes:,} bytes of state, {each}"]
-        if self.bytes != self.plain:
-            lines[-1] += f" ({self.plain / max(self.size, 1):.3f} without low precision)"
+        plain = sum(tensor.plain for tensor in self.tensors)
+        if self.bytes != plain:
+            lines[-1] += f" ({plain / max(self.size, 1):.3f} without low precision)"
         kept = [tensor for tensor in self.tensors if tensor.why]
         if kept:
             size = sum(tensor.size for tensor in kept)

@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from parameters import equal, give, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
+from adamas.torch import adam  # noqa: E402
 
 NAMES = ["Adam", "AdamW"]
 
@@ -100,9 +101,7 @@ def test_copies_and_pickles_go_on_by_themselves() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: torch.zeros(3, dtype=torch.bfloat16), "parameter 0 of group 0 is torch.bfloat16"),
-        (lambda: torch.zeros(3, dtype=torch.float16), "is torch.float16"),
-        (lambda: torch.zeros(3, dtype=torch.complex64), "is torch.complex64"),
+        (lambda: torch.zeros(3, dtype=torch.complex64), "parameter 0 of group 0 is torch.complex64"),
         (lambda: torch.zeros(3, device="meta"), "is on the device meta"),
         (lambda: torch.zeros(3, 4).t(), "is not contiguous"),
         (lambda: torch.zeros(1, 2, 3, 3).to(memory_format=torch.channels_last), "is not contiguous"),
@@ -184,7 +183,7 @@ def test_wrong_numbers_state_and_shapes_change_nothing() -> None:
     before = values(optimizer)
     params[0].data = params[0].data[:2]  # in the same place
     params[0].grad = torch.zeros(2)
-    with pytest.raises(ArrayError, match=r"its moments were made for float32\[3\]"):
+    with pytest.raises(ArrayError, match=r"tensor '1': the gradient has shape \(2,\)"):
         optimizer.step()
     assert equal(values(optimizer)[:4], before[:4])
 
@@ -256,14 +255,14 @@ def test_an_interrupt_finds_moments_and_steps_that_belong_together() -> None:
     for each in (optimizer, twin):
         give(each.param_groups[0]["params"], 0)
         each.step()
-    part = optimizer._stepper._parts[0]
+    part = optimizer._stepper._prepared.parts[0]
 
     class Interrupted:
         def step(self, *given: Any, **options: Any) -> None:
             part.plan.step(*given, **options)
             raise KeyboardInterrupt
 
-    optimizer._stepper._parts[0] = part._replace(plan=Interrupted())
+    optimizer._stepper._prepared.parts[0] = part._replace(plan=Interrupted())
     with pytest.raises(KeyboardInterrupt):
         optimizer.step()
     twin.step()
@@ -286,8 +285,8 @@ def test_steps_are_counted_in_torchs_dtype() -> None:
 
 
 def test_names_of_parameters_are_in_messages() -> None:
-    model = torch.nn.Linear(2, 2).to(torch.bfloat16)
-    with pytest.raises(UnsupportedError, match=r"parameter 'weight' is torch\.bfloat16"):
+    model = torch.nn.Linear(2, 2, device="meta")
+    with pytest.raises(UnsupportedError, match="parameter 'weight' is on the device meta"):
         ours.Adam(model.named_parameters())
 
 
@@ -312,6 +311,6 @@ def test_an_optimizer_that_a_hook_holds_ends_with_the_process_in_silence() -> No
 
 
 def test_examples() -> None:
-    failed, tried = doctest.testmod(ours)
+    failed, tried = doctest.testmod(adam)
     assert failed == 0
     assert tried > 5

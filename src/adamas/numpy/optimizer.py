@@ -20,7 +20,7 @@ from adamas.numpy.parameters import Arrays, Gradients, Parameters
 from adamas.parts import Part
 from adamas.rule import Clip, Hyper, Rule, is_number
 from adamas.state import State
-from adamas.storage import Described, Description, Moments, Storage
+from adamas.storage import Description, Moments, Storage
 from adamas.telemetry import COLUMNS, Statistics, of_step
 
 Nonfinite = Literal["propagate", "skip", "raise"]
@@ -234,24 +234,14 @@ class Optimizer:
 
     def describe(self) -> Description:
         """How each tensor is stored, its group and its bytes of state; `print` it."""
-        group_of, groups = self._numbers.group_of, self._numbers.groups()
-        tensors, plain = [], 0
-        for i, (name, param, how) in enumerate(zip(self._names, self._params, self._storage, strict=True)):
-            kept = self._kept[i]
-            rounded = "" if how.weights == "nearest" else f" {how.weights}"
-            tensors.append(
-                Described(
-                    name,
-                    param.shape,
-                    f"{param.dtype.name}{rounded}",
-                    groups[group_of[i]].name,
-                    {slot: storage.dtype_of(stored) for slot, stored in kept.items()},
-                    sum(map(storage.nbytes, kept.values())),
-                    how.why,
-                )
+        groups = [group.name for group in self._numbers.groups()]
+        tensors = [
+            storage.described(self._rule, how, name, param.shape, param.dtype, groups[of], self._ema is not None)
+            for name, param, how, of in zip(
+                self._names, self._params, self._storage, self._numbers.group_of, strict=True
             )
-            plain += len(self._rule.slots) * param.size * formats.compute_dtype(param.dtype).itemsize
-        return Description(tensors, plain)
+        ]
+        return Description(tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on exactly: plain dicts, numbers, and arrays that are copies.

@@ -1,0 +1,160 @@
+"""Settings, parameters and states that can be served, and why not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from adamas.errors import ArgumentError, StateError, UnsupportedError
+from adamas.rule import PRESETS, Hyper, Rule
+from adamas.torch.memory import KEYS, scales_key
+
+Nonfinite = Literal["propagate", "skip", "raise"]
+EXACT = (torch.float32, torch.float64)
+LOW = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What torch's optimizers do not have; `adamas.torch.Adam` documents it.
+
+    Raises:
+        ArgumentError: a setting is outside what is allowed.
+    """
+
+    moments: str = "float32"
+    weights: str = "nearest"
+    seed: int = 0
+    nonfinite: Nonfinite | None = None
+    stats: bool = False
+    verify: int = 0
+
+    def __post_init__(self) -> None:
+        if self.nonfinite is not None and self.nonfinite not in get_args(Nonfinite):
+            allowed = ", ".join(map(repr, get_args(Nonfinite)))
+            raise ArgumentError(f"nonfinite={self.nonfinite!r}: give one of {allowed}")
+        if not isinstance(self.stats, bool):
+            raise ArgumentError(f"stats={self.stats!r}: give False or True")
+        for name, most in (("seed", 2**64 - 1), ("verify", 2**20)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+                raise ArgumentError(f"{name}={value!r}: give an integer from 0 to {most}")
+
+
+def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:
+    """The rule and the numbers of a parameter group.
+
+    Raises:
+        UnsupportedError: a setting that cannot be served.
+        ArgumentError: a number is outside its range.
+    """
+    check_settings(group)
+    # torch before 2.7 has no such entry, and there AdamW is no subclass of Adam.
+    decoupled = bool(group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)))
+    beta1, beta2 = group["betas"]
+    hyper = Hyper(float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), 0.0, group["weight_decay"])
+    if isinstance(optimizer, torch.optim.NAdam):
+        rule = _rule("torch.NAdam", "decoupled" if decoupled else "coupled", False, bool(group["maximize"]))
+        return rule, replace(hyper, momentum_decay=group["momentum_decay"])
+    name = "torch.AdamW" if decoupled else "torch.Adam"
+    return _rule(name, PRESETS[name].rule.decay, bool(group["amsgrad"]), bool(group["maximize"])), hyper
+
+
+@functools.cache
+def _rule(preset: str, decay: Any, amsgrad: bool, maximize: bool) -> Rule:
+    return replace(PRESETS[preset].rule, decay=decay, amsgrad="raw" if amsgrad else "off", maximize=maximize)
+
+
+def check_settings(group: dict[str, Any]) -> None:
+    """Nothing if a parameter group asks for nothing that only torch's own optimizers do.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    for setting, remedy in (
+        ("capturable", "CUDA graphs; leave it out on the CPU"),
+        ("differentiable", "gradients through the step; use torch.optim for it"),
+    ):
+        if group.get(setting):
+            raise UnsupportedError(f"{setting}=True is for {remedy}, and adamas.torch does not serve it")
+
+
+def check_parameter(name: str, p: Tensor, low: bool) -> None:
+    """Nothing if a parameter can be stepped. low: whether parameters of 16 bits can.
+
+    Raises:
+        UnsupportedError: it cannot.
+    """
+    if type(p) not in (Tensor, torch.nn.Parameter):
+        problem, remedy = f"is a {type(p).__name__}", "give a torch.Tensor or torch.nn.Parameter"
+    elif p.layout != torch.strided:
+        problem, remedy = f"has the layout {p.layout}", "make it dense with .to_dense()"
+    elif p.device.type != "cpu":
+        problem, remedy = f"is on the device {p.device}", "move it with .cpu()"
+    elif p.dtype not in (*EXACT, *LOW):
+        problem, remedy = f"is {p.dtype}", "convert it to torch.float32"
+    elif p.dtype in LOW and not low:
+        problem, remedy = (
+            f"is {p.dtype}, for which torch keeps moments of 16 bits",
+            "make the optimizer of adamas.torch",
+        )
+    elif not p.is_contiguous():
+        problem, remedy = f"is not contiguous (strides {p.stride()})", "make it so with .contiguous()"
+    else:
+        return
+    raise UnsupportedError(
+        f"parameter {name} {problem}; adamas.torch steps dense, contiguous parameters of float32, float64, bfloat16 "
+        f"and float16 on the CPU: {remedy}, or use torch.optim"
+    )
+
+
+def check_state(name: str, rule: Rule, state: dict[str, Any], p: Tensor) -> None:
+    """Nothing if a parameter's state is one that a step can go on from.
+
+    Raises:
+        StateError: something is missing, or is not like the parameter.
+    """
+    slots = [slot.name for slot in rule.slots]
+    needed = ("step", *(KEYS[slot] for slot in slots), *(carry.name for carry in rule.carries))
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise StateError(
+            f"the state of parameter {name} has no {', '.join(missing)}: it was made by another optimizer or without "
+            "amsgrad; clear optimizer.state, or load a state_dict of the same settings"
+        )
+    for slot in slots:
+        value, scales = state[KEYS[slot]], state.get(scales_key(slot))
+        codes = torch.int8 if slot == "m" else torch.uint8
+        wide = torch.float64 if p.dtype == torch.float64 else torch.float32
+        allowed = (codes,) if scales is not None else (wide, *((torch.bfloat16,) if wide == torch.float32 else ()))
+        if value.dtype not in (*allowed, *((p.dtype,) if scales is None else ())) or (
+            (value.device, value.shape) != (p.device, p.shape)
+        ):
+            raise StateError(
+                f"{KEYS[slot]} of parameter {name} is {value.dtype}{list(value.shape)} on {value.device}, the "
+                f"parameter {p.dtype}{list(p.shape)} on {p.device}; clear optimizer.state, or load a fitting state_dict"
+            )
+
+
+def names_of(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """How messages call the parameters: as the model does where torch was told, else by their place."""
+    return [
+        repr(group["param_names"][i]) if "param_names" in group else f"{i} of group {k}"
+        for k, group in enumerate(groups)
+        for i in range(len(group["params"]))
+    ]
+
+
+def keys_of(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """What keys the random numbers of each parameter: its name where torch was told, else its place among all."""
+    named = [
+        group["param_names"][i] if "param_names" in group else None
+        for group in groups
+        for i in range(len(group["params"]))
+    ]
+    return [str(i) if name is None else name for i, name in enumerate(named)]
