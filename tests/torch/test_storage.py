@@ -288,7 +288,8 @@ def test_verification_changes_nothing() -> None:
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nadam(decoupled: bool, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's results to rounding, and states both ways; torch holds mu_product in the default dtype."""
+    """The bits of adamas.numpy, torch's results to rounding, and states both ways."""
+    # torch holds mu_product in this dtype
     monkeypatch.setattr(torch, "get_default_dtype", lambda: dtype)
     settings: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}
     more = {"momentum_decay": 0.01, "decoupled_weight_decay": decoupled}
@@ -297,6 +298,11 @@ def test_nadam(decoupled: bool, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(optimizer, torch.optim.NAdam)
     for one, own in ((optimizer, params), (theirs, others)):
         run(one, own, range(6))
+    arrays = [as_array(p.detach()).copy() for p in problem(dtype)]
+    twin = adamas_numpy.NAdam(arrays, **settings, **more)
+    for seed in range(6):
+        twin.step(list(give(problem(dtype), seed)))
+    assert [p.detach().numpy().tobytes() for p in params] == [array.tobytes() for array in arrays]
     near = 2e-5 if dtype == torch.float32 else 1e-13
     for p, q in zip(params, others, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), rtol=near, atol=near)
