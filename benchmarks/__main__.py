@@ -17,7 +17,7 @@ from pathlib import Path
 
 from adamas.bench import KINDS, Report, bench
 from adamas.bench.run import frameworks
-from benchmarks import readme
+from benchmarks import plot, readme
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -55,9 +55,11 @@ def main() -> int:
 
 
 def write(report: Report, path: Path) -> None:
-    """The JSON at `path`, and the tables beside it."""
+    """The JSON at `path`, and the tables beside it; of `scaling` a picture, too."""
     path.write_text(json.dumps(report.data, indent=1) + "\n")
     path.with_suffix(".md").write_text(report.text())
+    if path.stem == "scaling":
+        plot.scaling(report.data, path.with_suffix(".svg"))
 
 
 def commit() -> str:

@@ -136,6 +136,8 @@ def _notes(case: Case, rounds: Rounds, facts: dict[str, dict[str, Any]]) -> Iter
         if fact["note"]:
             said.setdefault(fact["note"], []).append(peer)
     yield from (f"{'; '.join(peers)}: {note}" for note, peers in said.items())
+    if case.group:
+        return
     if CLOCK in rounds[0]:
         clock = median(ADDITIONS / values[CLOCK] / 1e9 for values in rounds)
         yield (
