@@ -128,6 +128,11 @@ def test_what_is_not_there_is_named_and_its_target_is_no_miss():
         assert Report({"cases": [result], "verdicts": []}).met
 
 
+def test_where_our_row_is_not_there_others_have_no_ratio():
+    result = measure(case(), [Scripted(theirs=[1.0])], plan(1))
+    assert result["rows"] == [{"peer": "theirs", "figure": 1e3, "seconds": [1.0]}]
+
+
 def test_state_traffic_cycles_and_the_bandwidth_below_which_a_format_wins():
     """2 threads at 3 GHz, 1000 parameters of 4 bytes; 2 us are 3000 cycles a thread and parameter, for 500 of them."""
     fact = {"weights": 4000, "state": 2125, "threads": 2}
@@ -245,6 +250,13 @@ def test_a_table_has_a_row_for_each_row_of_any_case():
     ]
 
 
+def test_bytes_of_state_are_a_column_where_they_are_known():
+    rows = [{"peer": "a", "figure": 1.0, "state": 2.125}, {"peer": "b", "figure": 2.0}]
+    cases = [{"case": "A", "unit": "ms", "rows": rows}]
+    assert wide("T", cases, units=True)[0::2] == ["| T | A: ms | state, bytes a parameter |", "| a | 1 | 2.125 |"]
+    assert wide("T", cases)[0] == "| T | A |"
+
+
 MACHINE = {"processor": "P", "cores": 2, "memory_gib": 1.0, "system": "S", "python": "3", "packages": {}, "date": "D"}
 
 
@@ -263,6 +275,12 @@ def test_the_text_says_what_was_missed_what_differs_and_what_was_left_out():
     assert text.count("| T | >= 2 | 1 | met |") == 1
     assert text.count("| U | >= 2 | | not measured |") == 1
     assert "- torchao: no module" in text
+
+
+def test_a_case_of_which_nothing_was_measured_says_so():
+    case = {"key": "k", "case": "C", "unit": "ms", "than": "a", "rows": [], "verdicts": [], "notes": []}
+    data = {"command": "c", "rounds": 3, "machine": MACHINE, "cases": [case], "verdicts": []}
+    assert Report(data).text().endswith("## C\n\nNothing of this could be measured here.\n")
 
 
 def test_cases_of_one_group_are_one_table():

@@ -139,6 +139,7 @@ def test_the_wheel_holds_the_library_its_shim_its_header_and_the_source_of_the_t
     assert any(name.startswith("adamas/kernels/cpu/_shim.") and name.endswith(".so") for name in names)
     assert "adamas/kernels/cpu/libadamas/adamas.h" in names
     assert any(name.startswith("adamas/kernels/tensorflow/") and name.endswith(".cc") for name in names)
+    assert "adamas/bench/limit.cc" in names
     assert "adamas/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".cpp", ".pyc"))]

@@ -113,7 +113,8 @@ def _row(case: Case, rounds: Rounds, fact: dict[str, Any]) -> dict[str, Any]:
     }
     if case.measures == "seconds":
         base = case.ours if case.base is None else case.base(peer)
-        row["times"] = Ratio(peer, base)(rounds)
+        if base in rounds[0]:
+            row["times"] = Ratio(peer, base)(rounds)
     if fact["expected"] is not None:
         row["expected"] = case.figure(fact["expected"])
     if fact["state"] is not None:

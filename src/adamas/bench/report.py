@@ -68,6 +68,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def _rows(case: dict[str, Any]) -> list[str]:
+    if not case["rows"]:
+        return ["Nothing of this could be measured here."]
     shown = [field for field in COLUMNS if any(field in row for row in case["rows"])]
     head = ["", case["unit"], *(COLUMNS[field][0].format(than=case["than"]) for field in shown)]
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
@@ -84,10 +86,17 @@ def _notes(notes: list[str]) -> list[str]:
 
 
 def wide(title: str, cases: list[dict[str, Any]], bold: str = " ", *, units: bool = False) -> list[str]:
-    """One row for each row of any case, one column for each case; names that begin with `bold` are in bold type."""
+    """One row for each row of any case, one column for each case; names that begin with `bold` are in bold type.
+
+    With `units`, the table of cases that are not of one group: each head has its unit, and bytes of state come last.
+    """
     heads = [f"{case['case']}: {case['unit']}" if units else case["case"] for case in cases]
-    lines = [_line([title, *heads]), _line(["---", *["---:"] * len(cases)])]
     figures = [{row["peer"]: three_digits(row["figure"]) for row in case["rows"]} for case in cases]
+    states = {row["peer"]: f"{row['state']:.4g}" for case in reversed(cases) for row in case["rows"] if "state" in row}
+    if units and states:
+        heads.append(COLUMNS["state"][0])
+        figures.append(states)
+    lines = [_line([title, *heads]), _line(["---", *["---:"] * len(heads)])]
     for peer in dict.fromkeys(peer for case in figures for peer in case):
         name = f"**{peer}**" if peer.startswith(bold) else peer
         lines.append(_line([name, *(case.get(peer, "") for case in figures)]))
