@@ -119,7 +119,7 @@ class Optimizer(Adjustable, Saved):
             self._storage.describe(stepper.rule, kept, shape, name)
             for kept, shape, name in zip(stepper.layouts, stepper.shapes, self._names(), strict=True)
         ]
-        return Description([tensor for tensor, _ in described], sum(plain for _, plain in described))
+        return Description(described)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the moments, all zero. The first `apply_gradients`, or Keras, does it.

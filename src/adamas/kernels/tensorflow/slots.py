@@ -64,8 +64,8 @@ class StoragePolicy:
             arrays.append(Array(len(rule.slots), "correction", "int8"))
         return Layout(dtype, tuple(arrays))
 
-    def describe(self, rule: Rule, kept: Layout, shape: tuple[int, ...], name: str) -> tuple[Described, int]:
-        """How the slots of a parameter of this name are stored; and the bytes they would take without low precision."""
+    def describe(self, rule: Rule, kept: Layout, shape: tuple[int, ...], name: str) -> Described:
+        """How the slots of a parameter of this name are stored."""
         plain = np.dtype(wide(kept.dtype))
         chosen = choose(rule, plain, math.prod(shape), self.moments)
         formats = dict(zip((slot.name for slot in rule.slots), chosen.formats, strict=True))
@@ -73,7 +73,7 @@ class StoragePolicy:
             formats["correction"] = "int8"
         taken = sum(math.prod(array.shape(shape)) * tf.as_dtype(array.dtype).size for array in kept.arrays)
         whole = len(rule.slots) * math.prod(shape) * plain.itemsize
-        return Described(name, shape, kept.dtype, "all", formats, taken, chosen.why), whole
+        return Described(name, shape, kept.dtype, "all", formats, taken, chosen.why, whole)
 
 
 class Slots:
