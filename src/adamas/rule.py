@@ -25,6 +25,11 @@ Every other member of the family here is a switch of `Rule`:
 
              "scheduled"  mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)           (torch 4e-3, Keras 1)
              "constant"   mu_t = beta1                                             (optax)
+    rectify               RAdam (Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", 2020): the step
+                          times r_t, or without the root while rho_t <= 5; with rho = 2 / (1 - beta2) - 1
+
+                 rho_t = rho - 2 t beta2^t / (1 - beta2^t)
+                 r_t^2 = (rho_t - 4)(rho_t - 2) rho / ((rho - 4)(rho - 2) rho_t)
 
 and `eps_root` is added inside the root (optax).
 
@@ -103,6 +108,7 @@ class Rule:
     maximize: bool = False
     nesterov: Nesterov = "off"
     schedule_free: bool = False
+    rectify: bool = False
 
     def __post_init__(self) -> None:
         _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
@@ -111,19 +117,23 @@ class Rule:
         _one_of("maximize", self.maximize, (False, True))
         _one_of("nesterov", self.nesterov, ("off", "constant", "scheduled"))
         _one_of("schedule_free", self.schedule_free, (False, True))
+        _one_of("rectify", self.rectify, (False, True))
         if self.eps_mode == "keras" and self.amsgrad == "corrected":
             raise ArgumentError(
                 "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
                 "second moment; use amsgrad='raw' with it, as Keras does"
             )
-        if self.nesterov != "off" and self.amsgrad != "off":
-            raise ArgumentError("nesterov and amsgrad exclude each other: no paper defines both; switch one 'off'")
-        if self.schedule_free:
-            for name, only in (("decay", "decoupled"), ("amsgrad", "off"), ("nesterov", "off")):
-                if getattr(self, name) != only:
-                    raise ArgumentError(
-                        f"schedule_free=True is defined for {name}={only!r} only, not {getattr(self, name)!r}"
-                    )
+        variants = {
+            "amsgrad": self.amsgrad != "off",
+            "nesterov": self.nesterov != "off",
+            "schedule_free": self.schedule_free,
+            "rectify": self.rectify,
+        }
+        chosen = [name for name, on in variants.items() if on]
+        if len(chosen) > 1:
+            raise ArgumentError(f"{chosen[0]} and {chosen[1]} exclude each other: no paper defines both; leave one out")
+        if self.schedule_free and self.decay != "decoupled":
+            raise ArgumentError("schedule_free=True is defined for decay='decoupled' only, not 'coupled'")
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -253,6 +263,7 @@ class Scalars(NamedTuple):
     shrink      schedule-free: lr_t weight_decay, else 0
     mean        schedule-free: c_t, the weight of z in x, else 0
     pull        schedule-free: 1 - beta1 (1 - c_t), the weight of z in y, else 0
+    adaptive    RAdam: 0 while the root is left out of the step; else 1
     """
 
     grad_scale: Any
@@ -269,6 +280,7 @@ class Scalars(NamedTuple):
     shrink: Any
     mean: Any
     pull: Any
+    adaptive: Any
 
 
 def update(
@@ -289,7 +301,7 @@ def update(
     NumPy it is the kernel for compilers of array expressions (XLA).
 
     Args:
-        rule: the switches; `nesterov`, `amsgrad` and `schedule_free` choose among the lines below.
+        rule: the switches; they choose among the lines below.
         p, g: parameter and gradient, one shape, one dtype (float32 or float64).
         slots: one array per slot of the rule, of p's shape and dtype.
         s: the scalars, already rounded to p's dtype.
@@ -326,6 +338,8 @@ def update(
         w = v
         slots = (m, v)
     root = xp.sqrt(w + s.eps_root) + s.eps
+    if rule.rectify:
+        root = xp.where(s.adaptive > 0, root, xp.zeros_like(root) + 1)
     step = s.alpha * (m / root) if rule.nesterov == "off" else (s.alpha * m + s.gain * g) / root
     return s.keep * p - step, slots
 
@@ -378,6 +392,7 @@ PRESETS: Mapping[str, Preset] = {
     "torch.Adam": Preset(Rule(decay="coupled"), Hyper()),
     "torch.AdamW": Preset(Rule(), Hyper(weight_decay=1e-2)),
     "torch.NAdam": Preset(Rule(decay="coupled", nesterov="scheduled"), Hyper(lr=2e-3)),
+    "torch.RAdam": Preset(Rule(eps_mode="keras", decay="coupled", rectify=True), Hyper()),  # its eps is that of Keras
     # keras.optimizers 3.15; decay is decoupled in every Keras optimizer
     "keras.Adam": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7)),
     "keras.AdamW": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7, weight_decay=4e-3)),
@@ -388,6 +403,7 @@ PRESETS: Mapping[str, Preset] = {
     "optax.amsgrad": Preset(Rule(amsgrad="corrected"), Hyper()),
     "optax.nadam": Preset(Rule(nesterov="constant"), Hyper()),
     "optax.nadamw": Preset(Rule(nesterov="constant"), Hyper(weight_decay=1e-4)),
+    "optax.radam": Preset(Rule(rectify=True), Hyper()),
     # schedulefree 1.4, and optax.contrib.schedule_free_adamw but for its warmup: there step t takes the rate of step
     # t - 1, so the first moves nothing, while the weights of the mean are those of step t, as here
     "schedulefree.AdamWScheduleFree": Preset(Rule(schedule_free=True), Hyper(lr=2.5e-3)),

@@ -115,7 +115,7 @@ def scalars(
     bc2 = 1.0 - power2
     root2 = 1.0 if rule.amsgrad == "corrected" else xp.sqrt(bc2)  # what sqrt(v) lacks to be sqrt(v^)
     paper = rule.eps_mode == "paper"
-    alpha, gain, shrink, mean, pull = lr * root2 / bc1, 0.0, 0.0, 0.0, 0.0
+    alpha, gain, shrink, mean, pull, adaptive = lr * root2 / bc1, 0.0, 0.0, 0.0, 0.0, 1.0
     if rule.nesterov != "off":
         mu = following = hyper.beta1
         product = power1
@@ -131,6 +131,13 @@ def scalars(
         shrink = rate * hyper.weight_decay
         mean = _weight(hyper, lr_max, t, xp) / xp.where(weight_sum > 0.0, weight_sum, 1.0)
         pull = 1.0 - hyper.beta1 * (1.0 - mean)
+    if rule.rectify:
+        limit = 2.0 / (1.0 - hyper.beta2) - 1.0
+        rho = limit - 2.0 * xp.real(t) * power2 / bc2
+        adaptive = xp.where(rho > 5.0, 1.0, 0.0)
+        rho, limit = xp.where(rho > 5.0, rho, 6.0), xp.where(rho > 5.0, limit, 6.0)
+        ratio = (rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho)
+        alpha = xp.where(adaptive > 0.0, alpha * xp.sqrt(ratio), lr / bc1)
     return Scalars(
         grad_scale=-grad_scale if rule.maximize else grad_scale,
         clip=clip,
@@ -146,4 +153,5 @@ def scalars(
         shrink=shrink,
         mean=mean,
         pull=pull,
+        adaptive=adaptive,
     )

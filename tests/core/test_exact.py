@@ -33,6 +33,7 @@ RULES += [
     Rule(decay="coupled", nesterov="scheduled"),
     Rule(nesterov="constant", maximize=True),
     Rule(schedule_free=True),
+    Rule("keras", "coupled", rectify=True),
     Rule("keras", schedule_free=True, maximize=True),
 ]
 # 4096 is a block, 32768 a chunk; tensors of every size share chunks, the largest is cut.

@@ -19,7 +19,7 @@ from adamas import state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.formats import Halves, Split
 from adamas.kernels.reference import ieee
-from adamas.numpy import Group, NAdam, ScheduleFreeAdamW
+from adamas.numpy import Group, NAdam, RAdam, ScheduleFreeAdamW
 from adamas.numpy.optimizer import Optimizer
 from adamas.rule import PRESETS, evaluation_weights, training_weights
 
@@ -35,7 +35,13 @@ def made(tried: Case, params: Any, **more: Any) -> Any:
             int(h.weight_lr_power), maximize=tried.rule.maximize, **more,
         )  # fmt: skip
     peer: Any = tried.name.split("-")[0]
-    torch = {"momentum_decay": h.momentum_decay, "decoupled_weight_decay": tried.rule.decay == "decoupled"}
+    decoupled = tried.rule.decay == "decoupled"
+    if tried.rule.rectify:
+        return RAdam(
+            params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, decoupled and peer == "torch",
+            maximize=tried.rule.maximize, like=peer, eps_root=h.eps_root, **more,
+        )  # fmt: skip
+    torch = {"momentum_decay": h.momentum_decay, "decoupled_weight_decay": decoupled}
     return NAdam(
         params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize, like=peer,
         eps_root=h.eps_root, **(torch if peer == "torch" else {}), **more,
@@ -59,16 +65,18 @@ def test_the_optimizers_are_the_peers(tried: Case, dtype: type[np.floating]) -> 
 
 
 @pytest.mark.parametrize(
-    ("like", "preset", "more"),
+    ("kind", "like", "preset", "more"),
     [
-        ("torch", "torch.NAdam", {}),
-        ("keras", "keras.Nadam", {}),
-        ("optax", "optax.nadam", {}),
-        ("optax", "optax.nadamw", {"weight_decay": 1e-4}),
+        (NAdam, "torch", "torch.NAdam", {}),
+        (NAdam, "keras", "keras.Nadam", {}),
+        (NAdam, "optax", "optax.nadam", {}),
+        (NAdam, "optax", "optax.nadamw", {"weight_decay": 1e-4}),
+        (RAdam, "torch", "torch.RAdam", {}),
+        (RAdam, "optax", "optax.radam", {}),
     ],
 )
-def test_defaults_are_the_peers(like: Any, preset: str, more: dict[str, Any]) -> None:
-    optimizer = NAdam([np.zeros(1)], like=like, **more)
+def test_defaults_are_the_peers(kind: Any, like: str, preset: str, more: dict[str, Any]) -> None:
+    optimizer = kind([np.zeros(1)], like=like, **more)
     assert (optimizer.rule, optimizer.hyper) == PRESETS[preset]
 
 
@@ -80,6 +88,8 @@ def test_defaults_of_schedule_free() -> None:
 def test_torchs_two_decays() -> None:
     rules = [NAdam([np.zeros(1)], decoupled_weight_decay=on).rule.decay for on in (None, False, True)]
     assert rules == ["coupled", "coupled", "decoupled"]
+    rules = [RAdam([np.zeros(1)], decoupled_weight_decay=on).rule.decay for on in (False, True)]
+    assert rules == ["coupled", "decoupled"]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +104,10 @@ def test_torchs_two_decays() -> None:
         (NAdam, {"eps_root": 1e-8}, r"torch\.NAdam has none"),
         (NAdam, {"betas": 0.9}, "betas"),
         (NAdam, {"maximize": 1}, "maximize=1"),
+        (RAdam, {"like": "keras"}, "like='keras': give one of 'torch', 'optax'"),
+        (RAdam, {"like": "optax", "weight_decay": 0.1}, r"optax\.radam has no weight decay"),
+        (RAdam, {"eps_root": 1e-8}, r"torch\.RAdam has none"),
+        (RAdam, {"decoupled_weight_decay": 1}, "decoupled_weight_decay=1: give False or True"),
         (ScheduleFreeAdamW, {"betas": (0.0, 0.9)}, "beta1 is 0.*give a number above 0"),
         (ScheduleFreeAdamW, {"betas": (0.9,)}, "betas"),
         (ScheduleFreeAdamW, {"r": 0.5}, "r=0.5: give a whole number from 0 to 16"),

@@ -37,6 +37,7 @@ FAMILY = [
         for n in ("constant", "scheduled")
     ),
     *(Rule(e, schedule_free=True) for e in ("paper", "keras")),
+    *(Rule(e, d, rectify=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
 ]
 CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
 
@@ -50,11 +51,13 @@ CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
         ({"maximize": 1}, "maximize=1: give one of False, True"),
         ({"eps_mode": "keras", "amsgrad": "corrected"}, "use amsgrad='raw'"),
         ({"nesterov": True}, "nesterov=True: give one of 'off', 'constant', 'scheduled'"),
-        ({"nesterov": "constant", "amsgrad": "raw"}, "exclude each other"),
+        ({"nesterov": "constant", "amsgrad": "raw"}, "amsgrad and nesterov exclude each other"),
+        ({"rectify": 1}, "rectify=1: give one of False, True"),
+        ({"rectify": True, "schedule_free": True}, "schedule_free and rectify exclude each other"),
         ({"schedule_free": 1}, "schedule_free=1: give one of False, True"),
         ({"schedule_free": True, "decay": "coupled"}, "for decay='decoupled' only, not 'coupled'"),
-        ({"schedule_free": True, "amsgrad": "raw"}, "for amsgrad='off' only"),
-        ({"schedule_free": True, "nesterov": "constant"}, "for nesterov='off' only"),
+        ({"schedule_free": True, "amsgrad": "raw"}, "amsgrad and schedule_free exclude each other"),
+        ({"schedule_free": True, "nesterov": "constant"}, "nesterov and schedule_free exclude each other"),
     ],
 )
 def test_illegal_switches_are_refused(switches: dict[str, object], message: str) -> None:
@@ -123,7 +126,9 @@ def test_what_is_carried() -> None:
 
 def test_presets_are_the_peers_defaults() -> None:
     """Written down from the peers' documentation; tests/torch, tests/jax and tests/tensorflow compare with them."""
-    adams = {name: p for name, p in PRESETS.items() if p.rule.nesterov == "off" and not p.rule.schedule_free}
+    adams = {
+        name: p for name, p in PRESETS.items() if type(p.rule)(p.rule.eps_mode, p.rule.decay, p.rule.amsgrad) == p.rule
+    }
     assert {name: (p.rule.eps_mode, p.rule.decay, p.rule.amsgrad, p.hyper.eps, p.hyper.weight_decay)
             for name, p in adams.items()} == {
         "torch.Adam": ("paper", "coupled", "off", 1e-8, 0.0),
@@ -145,6 +150,8 @@ def test_presets_are_the_peers_defaults() -> None:
         "keras.Nadam": (Rule(nesterov="scheduled"), Hyper(1e-3, 0.9, 0.999, 1e-7, momentum_decay=1.0)),
         "optax.nadam": (Rule(nesterov="constant"), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "optax.nadamw": (Rule(nesterov="constant"), Hyper(1e-3, 0.9, 0.999, 1e-8, weight_decay=1e-4)),
+        "torch.RAdam": (Rule("keras", "coupled", rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
+        "optax.radam": (Rule(rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "schedulefree.AdamWScheduleFree": (
             Rule(schedule_free=True),
             Hyper(2.5e-3, 0.9, 0.999, 1e-8, warmup_steps=0, r=0, weight_lr_power=2),

@@ -211,6 +211,16 @@ def towards_the_new_z(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[n
     return y + s.mean * (z - slots[1]), (v, z)
 
 
+def rectified_late(s: Scalars, h: Hyper, t: int) -> Scalars:
+    """The threshold where rho is that of the step before."""
+    before = scalars(Rule("keras", rectify=True), h, max(t - 1, 1))
+    return s._replace(alpha=h.lr / bc1(h, t), adaptive=0.0) if before.adaptive == 0.0 else s
+
+
+def without_r(s: Scalars, h: Hyper, t: int) -> Scalars:
+    return s._replace(alpha=h.lr * root2(h, t) / bc1(h, t)) if s.adaptive else s
+
+
 def bc1(h: Hyper, t: int) -> float:
     return 1.0 - h.beta1**t
 
@@ -227,6 +237,7 @@ ADAMW, ADAM, KERAS, OPTAX = (
 )
 ROOTED = "optax-adamw-eps-root-amsgrad"
 NADAM, OPTAX_NADAM, FREE = "torch-nadam-decay", "optax-nadamw", "schedulefree-warmup"
+RADAM = "torch-radamw"
 
 MUTANTS: dict[str, tuple[str, Runner]] = {
     "decay ignored": (ADAMW, hypers(weight_decay=lambda h: 0.0)),
@@ -279,6 +290,11 @@ MUTANTS: dict[str, tuple[str, Runner]] = {
     "y is x": (FREE, stepwise(number=lambda s, h, t: s._replace(pull=s.mean))),
     "y does not move with z": (FREE, stepwise(number=lambda s, h, t: s._replace(mean=0.0))),
     "y towards the new z": (FREE, stepwise(formula=towards_the_new_z)),
+    "not rectified": (RADAM, rules(rectify=False)),
+    "rectified one step late": (RADAM, stepwise(number=rectified_late)),
+    "rectified without r": (RADAM, stepwise(number=without_r)),
+    "the root never left out": (RADAM, stepwise(number=lambda s, h, t: s._replace(adaptive=1.0))),
+    "rectified with the paper's eps": (RADAM, rules(eps_mode="paper")),
     "maximize ignored": ("torch-adamw-amsgrad-maximize", rules(maximize=False)),
     "eps_root ignored": (ROOTED, hypers(eps_root=lambda h: 0.0)),
     "eps_root uncorrected": (

@@ -46,7 +46,9 @@ class Rounded:
         total = error + unit * (np.abs(value) + error)
         return Rounded(value, total + (float(info.smallest_subnormal) / 2 if underflows else 0.0), self.dtype)
 
-    def __add__(self, other: Rounded) -> Rounded:
+    def __add__(self, other: Rounded | int) -> Rounded:
+        if isinstance(other, int):
+            other = Rounded(other, 0.0, self.dtype)
         error = self.error + other.error
         if other.subtracted is not None and other.subtracted[0] is self:
             _, times, rest = other.subtracted
@@ -80,7 +82,9 @@ class Rounded:
     def __lt__(self, limit: float) -> SimpleNamespace:
         return SimpleNamespace(true=self.value < limit, certain=abs(self.value - limit) > self.error)
 
-    def __gt__(self, other: Rounded) -> Either:
+    def __gt__(self, other: Rounded | int) -> Either:
+        if isinstance(other, int):
+            return Either(self.value > other, (abs(self.value - other) > self.error) | (self.error == 0.0))
         return Either(self.value > other.value, abs(self.value - other.value) > self.error + other.error)
 
     def __ne__(self, other: object) -> Either:  # type: ignore[override]
@@ -132,6 +136,21 @@ def _product(hyper: Hyper, t: int) -> tuple[float, float]:
     return hyper.beta1 * share, 0.5 * fade * (0.041 * exponent + 2 * exponent + 4.0) / share + 2.0
 
 
+def _rectification(beta2: float, t: int, power2: float, units2: float) -> float:
+    """Relative error of r_t in units of 2^-53; the differences rho - 4 and rho - 2 magnify that of rho."""
+    limit = 2.0 / (1.0 - beta2) - 1.0
+    subtracted = 2.0 * t * power2 / (1.0 - power2)
+    rho = limit - subtracted
+    if rho <= 5.0:
+        return 0.0
+    of_limit = (2.0 * (limit + 1.0) + limit) / limit  # 1 - beta2 and the quotient; then minus 1
+    of_rho = of_limit * limit + (2 * t + units2 + 2.0) * subtracted + rho
+    of_product = sum(of_rho / (rho - less) for less in (0.0, 2.0, 4.0)) + sum(
+        of_limit * limit / (limit - less) for less in (0.0, 2.0, 4.0)
+    )
+    return (of_product + 10.0) / 2 + 2.0
+
+
 def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> Scalars:
     """Relative errors of `adamas.scalars.scalars` in units of 2^-53, counted from its operations.
 
@@ -142,6 +161,8 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
     units1, units2 = _complement(power1, 2 * t), _complement(power2, 2 * t)
     root = units2 / 2 + 1.0
     alpha, gain, shrink, mean, pull = root + units1 + 2.0, 0.0, 0.0, 0.0, 0.0
+    if rule.rectify:
+        alpha += _rectification(hyper.beta2, t, power2, units2)
     if rule.nesterov != "off":
         (mu, of_mu), (following, of_following), product, of_product = (
             (hyper.beta1, 0.0),
@@ -179,6 +200,7 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
         shrink=shrink,
         mean=mean,
         pull=pull,
+        adaptive=0.0,
     )
 
 

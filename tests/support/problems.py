@@ -73,6 +73,7 @@ def _family() -> list[Case]:
     plain = Hyper(0.02, 0.8, 0.95, 1e-3, momentum_decay=0.3)
     decayed, keras = replace(plain, weight_decay=0.1), replace(plain, weight_decay=0.1, momentum_decay=1.0)
     rooted = replace(decayed, eps_root=1e-4)
+    small = replace(plain, lr=2e-3)  # the first steps of RAdam are as long as the gradient
     found = []
     for maximize in (False, True):
         mark = "-maximize" if maximize else ""
@@ -86,6 +87,24 @@ def _family() -> list[Case]:
             Case("torch-nadam-decay" + mark, coupled, decayed, torch_twin(True)),
             Case("torch-nadamw" + mark, replace(coupled, decay="decoupled"), decayed, torch_twin(False), 60),
         ]
+
+        def radam_twin(coupled: bool, x: bool = maximize) -> Twin:
+            return lambda p, g, h: twins.torch_radam(p, g, h, coupled=coupled, maximize=x)
+
+        rectified = Rule("keras", "coupled", maximize=maximize, rectify=True)
+        found += [
+            Case("torch-radam" + mark, rectified, small, radam_twin(True), 60),
+            Case("torch-radam-decay" + mark, rectified, replace(small, weight_decay=0.1), radam_twin(True)),
+            Case(
+                "torch-radamw" + mark, replace(rectified, decay="decoupled"), replace(small, weight_decay=0.1),
+                radam_twin(False), 60,
+            ),
+        ]  # fmt: skip
+    optax_rectified = Rule(rectify=True)
+    found += [
+        Case("optax-radam", optax_rectified, small, twins.optax_radam, 60),
+        Case("optax-radam-eps-root", optax_rectified, replace(small, eps_root=1e-4), twins.optax_radam, 60),
+    ]
     scheduled, constant, free = Rule(nesterov="scheduled"), Rule(nesterov="constant"), Rule(schedule_free=True)
     found += [
         Case("keras-nadam", scheduled, replace(keras, weight_decay=0.0), twins.keras_nadam, 60),

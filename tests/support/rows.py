@@ -120,7 +120,7 @@ def step(
     cuts: Sequence[int] = (),
 ) -> None:
     """`adamas.kernels.rows.step`."""
-    codes = (ctypes.c_int32 * 6)(*cpu.rule_codes(rule))
+    codes = (ctypes.c_int32 * len(cpu.rule_codes(rule)))(*cpu.rule_codes(rule))
     numbers = (ctypes.c_double * len(astuple(hyper)))(*astuple(hyper))
     kind, bound = (0, 0.0) if clip is None else (CLIPS.index(clip.kind), clip.bound)
     scaling = _Scaling(grad_scale, kind, bound, squares)

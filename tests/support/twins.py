@@ -147,6 +147,52 @@ def optax_nadam(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) ->
     return Result(p, (m, v))
 
 
+def torch_radam(
+    p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, coupled: bool, maximize: bool
+) -> Result:
+    """torch.optim.RAdam; eps is beside the uncorrected root."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        if maximize:
+            g = -g
+        if coupled:
+            g = g + wd * p
+        else:
+            p = p * (1 - lr * wd)
+        m = m + (1 - b1) * (g - m)
+        v = b2 * v + (1 - b2) * g**2
+        step = m / (1 - b1**t) * lr
+        rect = _rectification(b2, t)
+        p = p - (step if rect is None else step * np.sqrt(1 - b2**t) / (np.sqrt(v) + eps) * rect)
+    return Result(p, (m, v))
+
+
+def optax_radam(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
+    """optax.radam, which has no decay."""
+    lr, b1, b2, eps, eps_root, _ = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        m = (1 - b1) * g + b1 * m
+        v = (1 - b2) * g**2 + b2 * v
+        m_hat = m / (1 - b1**t)
+        rect = _rectification(b2, t)
+        p = p - lr * (m_hat if rect is None else rect * m_hat / (np.sqrt(v / (1 - b2**t) + eps_root) + eps))
+    return Result(p, (m, v))
+
+
+def _rectification(b2: np.longdouble, t: int) -> np.longdouble | None:
+    """r_t of Liu et al.; None where there is none."""
+    longest = 2 / (1 - b2) - 1
+    length = longest - 2 * t * b2**t / (1 - b2**t)
+    if length <= 5:
+        return None
+    root: np.longdouble = np.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+    return root
+
+
 class Averaged(NamedTuple):
     """The three sequences of schedule-free AdamW after the last step, and v."""
 

@@ -24,6 +24,7 @@ RULES = [
     Rule(nesterov="constant", decay="coupled"),
     Rule(nesterov="scheduled", maximize=True),
     Rule(schedule_free=True),
+    Rule("keras", rectify=True),
 ]
 compared = 0
 

@@ -19,7 +19,7 @@ from adamas.rule import PRESETS
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 TORCH = [case for case in CASES if case.name.startswith("torch")]
-NADAM = [case for case in FAMILY if case.name.startswith("torch")]
+NADAM = [case for case in FAMILY if case.name.startswith("torch-nadam")]
 
 
 def by_torch(case: Case, p: np.ndarray, gradients: Sequence[np.ndarray], **options: Any) -> Result:
@@ -78,6 +78,37 @@ def test_torchs_float32_nadam_is_as_near_to_the_exact_result(case: Case, options
     exact = case.twin(p, gradients, case.hyper)
     room = bounds.after(case.rule, case.hyper, p, gradients)
     assert bounds.excess(by_torchs_nadam(case, p, gradients, **options), exact, room) <= 4.0
+
+
+RADAM = [case for case in FAMILY if case.name.startswith("torch-radam")]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", RADAM, ids=lambda c: c.name)
+def test_radam_is_torchs_float64_run_within_the_bound(case: Case, dtype: type[np.floating]) -> None:
+    p, gradients = discriminating(dtype, steps=case.steps)
+    wide = [g.astype(np.float64) for g in gradients]
+    h, parameter = case.hyper, torch.nn.Parameter(torch.tensor(p.astype(np.float64)))
+    optimizer = torch.optim.RAdam(
+        [parameter], h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, case.rule.decay == "decoupled",
+        maximize=case.rule.maximize,
+    )  # fmt: skip
+    for g in wide:
+        parameter.grad = torch.tensor(g)
+        optimizer.step()
+    state = optimizer.state[parameter]
+    theirs = Result(parameter.detach().numpy(), (state["exp_avg"].numpy(), state["exp_avg_sq"].numpy()))
+    room = bounds.after(case.rule, case.hyper, p, gradients)
+    room = room.plus(4, bounds.after(case.rule, case.hyper, p.astype(np.float64), wide))
+    for kernel in KERNELS.values():
+        assert bounds.excess(run(kernel, case.rule, case.hyper, p, gradients), theirs, room) <= 1.0
+
+
+def test_defaults_of_radam() -> None:
+    theirs, hyper = inspect.signature(torch.optim.RAdam).parameters, PRESETS["torch.RAdam"].hyper
+    assert (theirs["lr"].default, theirs["betas"].default) == (hyper.lr, (hyper.beta1, hyper.beta2))
+    assert (theirs["eps"].default, theirs["weight_decay"].default) == (hyper.eps, hyper.weight_decay)
+    assert theirs["decoupled_weight_decay"].default is False
 
 
 def test_defaults_of_nadam() -> None:

@@ -18,6 +18,17 @@ from adamas.gradients import GradientReport, check_gradients
 from adamas.groups import Group, no_decay
 from adamas.numpy.adam import Adam, AdamW
 from adamas.numpy.nadam import NAdam
+from adamas.numpy.radam import RAdam
 from adamas.numpy.schedule_free import ScheduleFreeAdamW
 
-__all__ = ["Adam", "AdamW", "GradientReport", "Group", "NAdam", "ScheduleFreeAdamW", "check_gradients", "no_decay"]
+__all__ = [
+    "Adam",
+    "AdamW",
+    "GradientReport",
+    "Group",
+    "NAdam",
+    "RAdam",
+    "ScheduleFreeAdamW",
+    "check_gradients",
+    "no_decay",
+]

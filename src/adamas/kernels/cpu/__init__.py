@@ -64,7 +64,7 @@ def library_path() -> Path:
     raise KernelError(f"no libadamas in {beside}; reinstall adamas")
 
 
-def rule_codes(rule: Rule) -> tuple[int, int, int, int, int, int]:
+def rule_codes(rule: Rule) -> tuple[int, ...]:
     """The rule as `adamas_rule` in adamas.h spells it."""
     return (
         _EPS_MODE[rule.eps_mode],
@@ -73,6 +73,7 @@ def rule_codes(rule: Rule) -> tuple[int, int, int, int, int, int]:
         int(rule.maximize),
         _NESTEROV[rule.nesterov],
         int(rule.schedule_free),
+        int(rule.rectify),
     )
 
 

@@ -7,7 +7,7 @@ abi: int
 class Plan:
     def __init__(
         self,
-        rule: tuple[int, int, int, int, int, int],
+        rule: Sequence[int],
         params: list[np.ndarray],
         slots: list[list[np.ndarray]],
         scales: list[list[np.ndarray | None]],
@@ -44,14 +44,12 @@ def get_threads() -> int: ...
 def set_isa(isa: int) -> int: ...
 def get_isa() -> int: ...
 def scalars(
-    rule: tuple[int, int, int, int, int, int],
+    rule: Sequence[int],
     numbers: Sequence[float],
     t: int,
     grad_scale: float,
     clip: float,
     carry: Sequence[float],
 ) -> list[float]: ...
-def carry_on(
-    rule: tuple[int, int, int, int, int, int], numbers: Sequence[float], t: int, before: Sequence[float]
-) -> list[float]: ...
+def carry_on(rule: Sequence[int], numbers: Sequence[float], t: int, before: Sequence[float]) -> list[float]: ...
 def clip_factor(clip: int, norm: float, bound: float) -> float: ...

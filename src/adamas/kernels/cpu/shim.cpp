@@ -26,11 +26,14 @@ namespace nb = nanobind;
 
 namespace {
 
-using Rule = std::tuple<int, int, int, int, int, int>;  // adamas.rule.Rule, in its order
+using Rule = std::vector<int32_t>;  // adamas.rule.Rule, in its order
 constexpr int64_t kNumbers = sizeof(adamas_hyper) / sizeof(double);
 
 adamas_rule as_rule(const Rule& r) {
-  return {std::get<0>(r), std::get<1>(r), std::get<2>(r), std::get<3>(r), std::get<4>(r), std::get<5>(r)};
+  adamas_rule rule;
+  if (r.size() * sizeof(int32_t) != sizeof rule) throw std::invalid_argument("give every switch of adamas_rule");
+  std::memcpy(&rule, r.data(), sizeof rule);
+  return rule;
 }
 
 adamas_hyper as_hyper(const std::vector<double>& numbers) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "library.h"
@@ -27,8 +28,10 @@ inline absl::Status Library(const Api** api) {
 inline absl::Status ReadRule(tensorflow::OpKernelConstruction* ctx, adamas_rule* rule) {
   std::vector<int32_t> switches;
   TF_RETURN_IF_ERROR(ctx->GetAttr("rule", &switches));
-  if (switches.size() != 6) return absl::InvalidArgumentError("rule: six switches, in the order of adamas_rule");
-  *rule = {switches[0], switches[1], switches[2], switches[3], switches[4], switches[5]};
+  if (switches.size() * sizeof(int32_t) != sizeof *rule) {
+    return absl::InvalidArgumentError("rule: every switch, in the order of adamas_rule");
+  }
+  std::memcpy(rule, switches.data(), sizeof *rule);
   return absl::OkStatus();
 }
 

@@ -54,7 +54,8 @@ inline void adam(const Numbers<T>& s, T* __restrict p, const T* __restrict g, T*
       }
       m[i] = mi;
       v[i] = vi;
-      const T root = std::sqrt(w + c.eps_root) + c.eps;
+      T root = std::sqrt(w + c.eps_root) + c.eps;
+      if (kFormula == kRectified) root = c.adaptive > T(0) ? root : T(1);
       p[i] = c.keep * p[i] - (kFormula == kNesterov ? (c.alpha * mi + c.gain * gi) / root : c.alpha * (mi / root));
     }
   }

@@ -8,14 +8,13 @@ using namespace adamas;
 extern "C" {
 
 int32_t adamas_rule_slots(const adamas_rule* rule) {
-  const bool legal = rule && rule->eps_mode >= 0 && rule->eps_mode <= 1 && rule->decay >= 0 && rule->decay <= 1 &&
-                     rule->amsgrad >= 0 && rule->amsgrad <= 2 && rule->maximize >= 0 && rule->maximize <= 1 &&
-                     rule->nesterov >= 0 && rule->nesterov <= 2 && rule->schedule_free >= 0 && rule->schedule_free <= 1 &&
-                     !(rule->eps_mode == ADAMAS_EPS_KERAS && rule->amsgrad == ADAMAS_AMSGRAD_CORRECTED) &&
-                     !(rule->nesterov != ADAMAS_NESTEROV_OFF && rule->amsgrad != ADAMAS_AMSGRAD_OFF) &&
-                     !(rule->schedule_free && (rule->decay != ADAMAS_DECAY_DECOUPLED ||
-                                               rule->amsgrad != ADAMAS_AMSGRAD_OFF ||
-                                               rule->nesterov != ADAMAS_NESTEROV_OFF));
+  const auto among = [](int32_t given, int32_t most) { return given >= 0 && given <= most; };
+  const bool legal =
+      rule && among(rule->eps_mode, 1) && among(rule->decay, 1) && among(rule->amsgrad, 2) && among(rule->maximize, 1) &&
+      among(rule->nesterov, 2) && among(rule->schedule_free, 1) && among(rule->rectify, 1) &&
+      !(rule->eps_mode == ADAMAS_EPS_KERAS && rule->amsgrad == ADAMAS_AMSGRAD_CORRECTED) &&
+      (rule->amsgrad > 0) + (rule->nesterov > 0) + rule->schedule_free + rule->rectify <= 1 &&
+      !(rule->schedule_free && rule->decay != ADAMAS_DECAY_DECOUPLED);
   if (!legal) return -1;
   return rule->amsgrad == ADAMAS_AMSGRAD_OFF ? 2 : 3;
 }

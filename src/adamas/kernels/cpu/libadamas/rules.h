@@ -11,6 +11,7 @@ enum class Kind { kSigned, kNonNegative, kWeight };
 inline Formula formula(const adamas_rule& rule) {
   if (rule.schedule_free) return kScheduleFree;
   if (rule.nesterov != ADAMAS_NESTEROV_OFF) return kNesterov;
+  if (rule.rectify) return kRectified;
   return rule.amsgrad != ADAMAS_AMSGRAD_OFF ? kAmsgrad : kAdam;
 }
 

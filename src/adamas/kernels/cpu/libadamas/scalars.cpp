@@ -53,7 +53,8 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
   const double step = static_cast<double>(t);
   const double power1 = power(h.beta1, t);
   const double bc1 = 1.0 - power1;
-  const double bc2 = 1.0 - power(h.beta2, t);
+  const double power2 = power(h.beta2, t);
+  const double bc2 = 1.0 - power2;
   const bool corrected = rule.amsgrad == ADAMAS_AMSGRAD_CORRECTED;
   const bool paper = rule.eps_mode == ADAMAS_EPS_PAPER;
   const double root2 = corrected ? 1.0 : std::sqrt(bc2);
@@ -69,6 +70,7 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
   s.eps = paper ? h.eps * root2 : h.eps;
   s.keep = rule.decay == ADAMAS_DECAY_DECOUPLED ? 1.0 - h.lr * h.weight_decay : 1.0;
   s.gain = s.shrink = s.mean = s.pull = 0.0;
+  s.adaptive = 1.0;
   if (rule.nesterov != ADAMAS_NESTEROV_OFF) {
     const bool scheduled = rule.nesterov == ADAMAS_NESTEROV_SCHEDULED;
     const double mu = scheduled ? momentum(h, step) : h.beta1;
@@ -83,6 +85,16 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
     s.shrink = lr * h.weight_decay;
     s.mean = weight(h, step, carry[1]) / (carry[0] > 0.0 ? carry[0] : 1.0);
     s.pull = 1.0 - h.beta1 * (1.0 - s.mean);
+  }
+  if (rule.rectify) {
+    const double limit = 2.0 / (1.0 - h.beta2) - 1.0;
+    const double rho = limit - 2.0 * step * power2 / bc2;
+    if (rho > 5.0) {
+      s.alpha = s.alpha * std::sqrt((rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho));
+    } else {
+      s.alpha = h.lr / bc1;
+      s.adaptive = 0.0;
+    }
   }
   return s;
 }
