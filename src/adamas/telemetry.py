@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from adamas.errors import ArgumentError
+
 COLUMNS = 4  # sums of g^2, (p_new - p_old)^2, p_new^2; the number of second moments below eps^2 - eps_root
 
 
@@ -55,7 +57,17 @@ class Statistics:
     tensors: Sequence[TensorStatistics]
 
     def __getitem__(self, name: str) -> TensorStatistics:
-        return next(tensor for tensor in self.tensors if tensor.name == name)
+        """Those of one tensor.
+
+        Raises:
+            ArgumentError: no tensor of that name took part.
+        """
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor
+        raise ArgumentError(
+            f"no tensor {name!r} took part in step {self.step}; these did: {[tensor.name for tensor in self.tensors]}"
+        )
 
     def __str__(self) -> str:
         rows = [["tensor", "gradient", "update", "weight", "update/weight", "below eps"]]

@@ -174,6 +174,8 @@ def test_what_the_optimizer_tells() -> None:
             assert getattr(told.total, column) == pytest.approx(math.hypot(*norms), rel=1e-12)
         assert told.total.below_eps == pytest.approx(80 / told.total.size)
     assert (told.step, told.skipped) == (2, 0)
+    with pytest.raises(ArgumentError, match=r"no tensor 'w' took part in step 2; these did: \['b', 'e', 'h'\]"):
+        told["w"]
     optimizer.step({**grads, "w": np.full((70, 80), np.nan, np.float32)})
     assert optimizer.stats().skipped == 1
     assert optimizer.stats().tensors == told.tensors, "those of the last step that was taken"
