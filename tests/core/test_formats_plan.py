@@ -186,7 +186,9 @@ def test_other_misfits_are_refused() -> None:
         params=[p],
         slots=[[p.copy()], [p.copy()]],
     )
-    with pytest.raises(ArrayError, match="the gradient has dtype float32 and the parameter bfloat16"):
+    with pytest.raises(
+        ArrayError, match=r"the gradient has dtype float32 and the parameter bfloat16; convert it .*\.astype\(parameter"
+    ):
         reference.Plan(Rule(), ["p"], [p], [[np.zeros(3, np.float32)] for _ in range(2)]).step(
             [np.ones(3, np.float32)], np.array([1]), table(Hyper())
         )

@@ -284,7 +284,7 @@ def _check_like(name: str, what: str, array: np.ndarray, param: np.ndarray) -> N
     if array.dtype != param.dtype:
         raise ArrayError(
             f"tensor {name!r}: {what} has dtype {array.dtype} and the parameter {param.dtype}; "
-            f"convert it with .astype(np.{param.dtype})"
+            "convert it with .astype(parameter.dtype)"
         )
     if array.shape != param.shape:
         raise ArrayError(
