@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -57,12 +57,28 @@ def choose(rule: Rule, dtype: np.dtype[Any], size: int, moments: str, weights: s
     formats.weight(mode, dtype)
     if wanted != plain and dtype == np.float64:
         raise ArgumentError(
-            f"moments={moments!r} and a parameter of float64: its moments are float64 too. Convert it with "
-            ".astype(np.float32), or put it into a group with moments='float32'"
+            f"moments={moments!r} and a parameter of float64: its moments are float64 too. Convert it to "
+            "float32, or put it into a group with moments='float32'"
         )
     if wanted != plain and size < SMALLEST:
         return Storage(plain, mode, f"fewer than {SMALLEST} elements")
     return Storage(wanted, mode, "")
+
+
+def check_weights(asked: Iterable[tuple[np.dtype[Any], str]]) -> None:
+    """Nothing if every way of rounding weights that was asked for serves at least one parameter.
+
+    Args:
+        asked: of each parameter its dtype, and what was asked for it.
+
+    Raises:
+        ArgumentError: there is no such way, or no parameter that is rounded.
+    """
+    given = list(asked)
+    rounded = [mode for dtype, mode in given if dtype not in (np.float32, np.float64)]
+    for dtype, mode in given:
+        if mode not in rounded:
+            formats.weight(mode, dtype)
 
 
 def fresh(rule: Rule, storage: Storage, param: np.ndarray, average: bool = False) -> dict[str, np.ndarray | Blocks]:

@@ -155,8 +155,12 @@ def test_groups_and_both_precisions_in_one_optimizer() -> None:
     ("dtype", "settings", "message"),
     [
         (np.float32, {"moments": "int4"}, "tensor 'embed/table': moments='int4': give one of 'float32', 'bfloat16'"),
-        (np.float32, {"weights": "exact"}, "weights='exact' is for parameters of bfloat16 or float16, and there is"),
-        (np.float32, {"weights": "stochastic"}, "weights='stochastic' is for parameters of bfloat16 or float16, and"),
+        (np.float32, {"weights": "exact"}, "weights='exact': give one of 'nearest', 'stochastic', 'split'"),
+        (
+            np.float32,
+            {"weights": "stochastic"},
+            "weights='stochastic' is for parameters of bfloat16 or float16, not float32",
+        ),
         (np.float32, {"groups": [Group("*kernel", weights="split")]}, "weights='split' is for"),
         (BFLOAT16, {"weights": "exact"}, "tensor 'embed/table': weights='exact'"),
         (np.float16, {"weights": "split"}, "tensor 'embed/table': weights='split' is for parameters of bfloat16"),

@@ -242,7 +242,7 @@ def test_statistics() -> None:
     ("dtype", "settings", "message"),
     [
         (torch.float32, {"moments": "int4"}, "moments='int4'"),
-        (torch.float64, {"moments": "int8"}, "a parameter of float64"),
+        (torch.float64, {"moments": "int8"}, "parameter 0 of group 0: moments='int8' and a parameter of float64"),
         (torch.float16, {"weights": "split"}, "weights='split' is for parameters of bfloat16"),
         (torch.bfloat16, {"weights": "exact"}, "weights='exact'"),
         (torch.float32, {"nonfinite": "ignore"}, "nonfinite='ignore': give one of"),
@@ -267,6 +267,22 @@ def test_what_a_step_refuses() -> None:
     give(low, 1)
     with pytest.raises(StateError, match=r"exp_avg of parameter 0 of group 0 is torch\.int32"):
         optimizer.step()
+
+
+def test_corrections_are_not_lost_in_silence() -> None:
+    params = problem(torch.bfloat16)
+    split = run(ours.Adam(params, weights="split"), params, range(3))
+    others = problem(torch.bfloat16)
+    optimizer = ours.Adam(others)
+    optimizer.load_state_dict(split.state_dict())
+    before = kept(optimizer, others)
+    give(others, 3)
+    with pytest.raises(StateError, match=r"parameter 0 of group 0 holds its correction.* weights='nearest'"):
+        optimizer.step()
+    assert kept(optimizer, others) == before
+    for p in others:
+        del optimizer.state[p]["correction"]
+    optimizer.step()
 
 
 def test_torchs_own_objects_are_stepped_where_it_is_the_same_only() -> None:

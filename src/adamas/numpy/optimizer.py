@@ -350,15 +350,7 @@ class Optimizer:
         wanted = list(
             zip(self._numbers.setting("moments", moments), self._numbers.setting("weights", weights), strict=True)
         )
-        low = {
-            mode
-            for (_, mode), param in zip(wanted, self._params, strict=True)
-            if param.dtype not in (np.float32, np.float64)
-        }
-        for mode in {mode for _, mode in wanted} - low - {"nearest"}:
-            raise ArgumentError(
-                f"weights={mode!r} is for parameters of bfloat16 or float16, and there is none; leave it out"
-            )
+        storage.check_weights((param.dtype, mode) for (_, mode), param in zip(wanted, self._params, strict=True))
         found = []
         for name, param, own in zip(self._names, self._params, wanted, strict=True):
             try:

@@ -77,9 +77,11 @@ class _Stepped:
         try:
             added = self.param_groups[-1]
             read_group(added, self)
-            for name, p in zip(names_of(self.param_groups)[-len(added["params"]) :], added["params"], strict=False):
+            every = names_of(self.param_groups)
+            names = every[len(every) - len(added["params"]) :]
+            for name, p in zip(names, added["params"], strict=True):
                 check_parameter(name, p, low=True)
-            self._steps_with().check_stored(added, self)
+            self._steps_with().check_stored(added, names, self)
         except BaseException:
             self.param_groups.pop()
             raise

@@ -141,6 +141,20 @@ def check_state(name: str, rule: Rule, state: dict[str, Any], p: Tensor) -> None
             )
 
 
+def check_correction(name: str, state: dict[str, Any], weights: str) -> None:
+    """Nothing if a state holds no lower bits of a weight that would be lost.
+
+    Raises:
+        StateError: it does.
+    """
+    if "correction" in state and weights != "split":
+        raise StateError(
+            f"the state of parameter {name} holds its correction, the lower bits of a split weight, and the optimizer "
+            f"has weights={weights!r}; make it with weights='split', or remove 'correction' from "
+            "optimizer.state[parameter] if it may be lost"
+        )
+
+
 def names_of(groups: Sequence[dict[str, Any]]) -> list[str]:
     """How messages call the parameters: as the model does where torch was told, else by their place."""
     return [

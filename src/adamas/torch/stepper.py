@@ -21,7 +21,7 @@ from adamas.parts import Part
 from adamas.rule import Hyper, Rule
 from adamas.storage import Description, Storage
 from adamas.telemetry import COLUMNS, Statistics, of_step
-from adamas.torch.checks import LOW, Settings, check_parameter, check_state, keys_of, names_of, read_group
+from adamas.torch.checks import Settings, check_correction, check_parameter, check_state, keys_of, names_of, read_group
 from adamas.torch.memory import as_array, entries, gradient, scales_key, stored
 
 Asked = tuple[Rule, str, str]  # of a group: its rule, moments and weights
@@ -113,19 +113,20 @@ class Stepper:
         for k, group in enumerate(groups):
             rule, _ = read_group(group, optimizer)
             for p in group["params"]:
-                how, dtype = self._how(rule, group, p), as_array(p.detach()).dtype
-                found.append(storage.described(rule, how, next(names), tuple(p.shape), dtype, f"group {k}"))
+                name, dtype = next(names), as_array(p.detach()).dtype
+                how = self._how(rule, group, name, p)
+                found.append(storage.described(rule, how, name, tuple(p.shape), dtype, f"group {k}"))
         return Description(found)
 
-    def check_stored(self, group: dict[str, Any], optimizer: object) -> None:
-        """Nothing if the parameters of a group can be stored as it asks for.
+    def check_stored(self, group: dict[str, Any], names: Sequence[str], optimizer: object) -> None:
+        """Nothing if the parameters of a group, of these names, can be stored as it asks for.
 
         Raises:
             ArgumentError: they cannot; names the first.
         """
         rule, _ = read_group(group, optimizer)
-        for p in group["params"]:
-            self._how(rule, group, p)
+        for name, p in zip(names, group["params"], strict=True):
+            self._how(rule, group, name, p)
 
     def _run(self, arrays: parts.Gradients, table: np.ndarray) -> bool:
         """The step; False where it was skipped."""
@@ -150,8 +151,11 @@ class Stepper:
     def _stored(self, group: dict[str, Any]) -> tuple[str, str]:
         return group.get("moments", self._settings.moments), group.get("weights", self._settings.weights)
 
-    def _how(self, rule: Rule, group: dict[str, Any], p: Tensor) -> Storage:
-        return storage.choose(rule, as_array(p.detach()).dtype, p.numel(), *self._stored(group))
+    def _how(self, rule: Rule, group: dict[str, Any], name: str, p: Tensor) -> Storage:
+        try:
+            return storage.choose(rule, as_array(p.detach()).dtype, p.numel(), *self._stored(group))
+        except ArgumentError as error:
+            raise ArgumentError(f"parameter {name}: {error}") from None
 
     def _tabulate(self, hypers: list[Hyper]) -> np.ndarray:
         if hypers != self._table[0]:
@@ -180,11 +184,11 @@ class Stepper:
         groups = optimizer.param_groups
         names, keys = names_of(groups), keys_of(groups)
         group_of = [k for k, group in enumerate(groups) for _ in group["params"]]
-        low = {asked[of][2] for of, p in zip(group_of, params, strict=True) if p.dtype in LOW}
-        for mode in {weights for _, _, weights in asked} - low - {"nearest"}:
-            raise ArgumentError(
-                f"weights={mode!r} is for parameters of bfloat16 or float16, and there is none; leave it out"
-            )
+        storage.check_weights(
+            (as_array(p.detach()).dtype, asked[of][2])
+            for of, p in zip(group_of, params, strict=True)
+            if asked[of][2] != "nearest"
+        )
         alike: dict[tuple[Any, ...], list[int]] = {}
         hows: dict[int, Storage] = {}
         for i, (p, g) in enumerate(zip(params, grads, strict=True)):
@@ -194,7 +198,8 @@ class Stepper:
                 gradient(names[i], g)
                 if state:
                     check_state(names[i], rule, state, p)
-                hows[i] = self._how(rule, groups[group_of[i]], p)
+                hows[i] = self._how(rule, groups[group_of[i]], names[i], p)
+                check_correction(names[i], state, hows[i].weights)
                 alike.setdefault((rule, p.dtype, hows[i].weights), []).append(i)
 
         now = Prepared(params, [i in hows for i in range(len(params))], asked, names=keys)
