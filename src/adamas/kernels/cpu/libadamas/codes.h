@@ -7,7 +7,9 @@
 
 #include <cstdint>
 
+#include "bytes.h"
 #include "kernel.h"
+#include "memory.h"
 #include "numeric.h"
 #include "random.h"
 
@@ -24,9 +26,16 @@ inline int32_t uppermost(int count, uint32_t r) { return static_cast<int32_t>(r 
 
 // ---- bfloat16: the upper half of a float32
 
-void decode_bfloat16(const void* values, const void*, float* __restrict x, int64_t n) {
-  const uint16_t* __restrict h = static_cast<const uint16_t*>(values);
+inline void widen(const uint16_t* __restrict h, float* __restrict x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = bits<float>(static_cast<uint32_t>(h[i]) << 16);
+}
+
+void decode_bfloat16(const void* values, const void*, float* __restrict x, int64_t n, int64_t reach) {
+  const uint16_t* __restrict h = static_cast<const uint16_t*>(values);
+  for (int64_t begin = 0; begin < n; begin += kStrip) {
+    ask(h, begin, reach);
+    widen(h + begin, x + begin, least(n - begin, kStrip));
+  }
 }
 
 // What is added before the lower half is cut off: half a unit, ties to even; or random bits.
@@ -63,13 +72,16 @@ void encode_bfloat16(const float* __restrict x, void* values, void*, Noise noise
 
 // ---- float16
 
-void decode_float16(const void* values, const void*, float* __restrict x, int64_t n) {
+void decode_float16(const void* values, const void*, float* __restrict x, int64_t n, int64_t reach) {
   const uint16_t* __restrict h = static_cast<const uint16_t*>(values);
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t all = h[i], mag = all & 0x7FFF;
-    const int32_t normal = (mag << 13) + (112 << 23) + (mag >= 0x7C00 ? 112 << 23 : 0);
-    const int32_t subnormal = bits<int32_t>(static_cast<float>(mag) * 0x1p-24f);
-    x[i] = bits<float>((mag < 0x400 ? subnormal : normal) | (all & 0x8000) << 16);
+  for (int64_t begin = 0; begin < n; begin += kStrip) {
+    ask(h, begin, reach);
+    for (int64_t i = begin; i < least(n, begin + kStrip); ++i) {
+      const int32_t all = h[i], mag = all & 0x7FFF;
+      const int32_t normal = (mag << 13) + (112 << 23) + (mag >= 0x7C00 ? 112 << 23 : 0);
+      const int32_t subnormal = bits<int32_t>(static_cast<float>(mag) * 0x1p-24f);
+      x[i] = bits<float>((mag < 0x400 ? subnormal : normal) | (all & 0x8000) << 16);
+    }
   }
 }
 
@@ -97,13 +109,17 @@ void encode_float16(const float* __restrict x, void* values, void*, Noise noise,
 
 // ---- bfloat16 and an int8 correction: the 24 upper bits of a float32
 
-void decode_split(const void* values, const void* beside, float* __restrict x, int64_t n) {
+void decode_split(const void* values, const void* beside, float* __restrict x, int64_t n, int64_t reach) {
   const uint16_t* __restrict hi = static_cast<const uint16_t*>(values);
   const int8_t* __restrict lo = static_cast<const int8_t*>(beside);
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t all = hi[i];
-    const int32_t mag = larger(((all & 0x7FFF) << 16) + lo[i] * 256, 0);
-    x[i] = bits<float>(mag | (all & 0x8000) << 16);
+  for (int64_t begin = 0; begin < n; begin += kStrip) {
+    ask(hi, begin, reach);
+    ask(lo, begin, reach);
+    for (int64_t i = begin; i < least(n, begin + kStrip); ++i) {
+      const int32_t all = hi[i];
+      const int32_t mag = larger(((all & 0x7FFF) << 16) + lo[i] * 256, 0);
+      x[i] = bits<float>(mag | (all & 0x8000) << 16);
+    }
   }
 }
 
@@ -141,57 +157,92 @@ constexpr int32_t kMostScale = 0x7F700000;
 template <bool kSigned>
 inline void decode_group(const uint8_t* __restrict codes, float scale, float* __restrict x, int64_t n) {
   using G = Grid<kSigned>;
+  int32_t code[kGroup];
+  widen_bytes<kSigned>(codes, code, n);
   for (int64_t i = 0; i < n; ++i) {
-    const int32_t code = kSigned ? static_cast<int8_t>(codes[i]) : codes[i];
-    const int32_t sign = code >> 31, size = (code ^ sign) - sign;
-    const int32_t steps = size + (G::kCoarse - 1) * smaller(size, G::kKnee);
+    const int32_t size = code[i] < 0 ? -code[i] : code[i];
+    // k + (coarse - 1) min(k, knee) steps
+    const int32_t steps = smaller(size * G::kCoarse, size + (G::kCoarse - 1) * G::kKnee);
     const float z = bits<float>((steps << G::kShift) + bits<int32_t>(G::kU));
     const float value = (z - G::kU) * scale;
-    x[i] = kSigned ? bits<float>(bits<int32_t>(value) ^ (code & ~kMagnitude)) : value;
+    x[i] = kSigned ? bits<float>(bits<int32_t>(value) ^ (code[i] & ~kMagnitude)) : value;
   }
 }
 
-// Returns the scale. A number that is not negative has no sign to keep, and is not 0 unless its code is.
+// The largest magnitude of a group, as bits. What is never negative, nor -0, has no sign to take off but a NaN's.
 template <bool kSigned>
-inline float encode_group(const float* __restrict x, uint8_t* __restrict codes, const uint32_t* __restrict ramp,
-                          uint32_t first, int64_t n) {
+inline int32_t top_of(const float* __restrict x, int64_t n) {
+  if (kSigned) {
+    int32_t top = 0;
+    for (int64_t i = 0; i < n; ++i) top = larger(top, bits<int32_t>(x[i]) & kMagnitude);
+    return top;
+  }
+  uint32_t top = 0;
+  for (int64_t i = 0; i < n; ++i) top = bits<uint32_t>(x[i]) > top ? bits<uint32_t>(x[i]) : top;
+  return static_cast<int32_t>(top & kMagnitude);
+}
+
+// A number that is not negative is not 0 unless its code is. Only numbers above their scale, the largest there is, could
+// get a code beyond the last: kBeyond.
+template <bool kSigned, bool kBeyond>
+inline void encode_group(const float* __restrict x, float inverse, uint8_t* __restrict codes,
+                         const uint32_t* __restrict ramp, uint32_t first, int64_t n) {
   using G = Grid<kSigned>;
   constexpr int32_t kBend = (G::kCoarse - 1) * G::kKnee << 20;
-  int32_t top = 0;
-  for (int64_t i = 0; i < n; ++i) top = larger(top, bits<int32_t>(x[i]) & kMagnitude);
-  if (top >= kInfinity) {
-    for (int64_t i = 0; i < n; ++i) codes[i] = 0;
-    return bits<float>(0x7FC00000);
-  }
-  const float scale = bits<float>(smaller(larger(top, G::kLeast), kMostScale)), inverse = 1.0f / scale;
+  int32_t code[kGroup];
   for (int64_t i = 0; i < n; ++i) {
-    const int32_t all = bits<int32_t>(x[i]), mag = all & kMagnitude;
+    const int32_t all = bits<int32_t>(x[i]), mag = kSigned ? all & kMagnitude : all;
     const int32_t at = bits<int32_t>(bits<float>(mag) * inverse + G::kU) - bits<int32_t>(G::kU);
     const int32_t y = larger(at, G::kCoarse * at - kBend);
-    const int32_t c = smaller((y + uppermost(20, first + ramp[i])) >> 20, G::kLast);
+    int32_t c = (y + uppermost(20, first + ramp[i])) >> 20;
+    if (kBeyond) c = smaller(c, G::kLast);
     const int32_t sign = all >> 31;
-    codes[i] = static_cast<uint8_t>(kSigned ? (c ^ sign) - sign : larger(c, smaller(mag, 1)));
+    code[i] = kSigned ? (c ^ sign) - sign : larger(c, smaller(mag, 1));
   }
-  return top == 0 ? 0.0f : scale;
+  narrow_bytes<kSigned>(code, codes, n);
 }
 
 template <bool kSigned>
-void decode_int8(const void* values, const void* beside, float* __restrict x, int64_t n) {
+void decode_int8(const void* values, const void* beside, float* __restrict x, int64_t n, int64_t reach) {
   const uint8_t* codes = static_cast<const uint8_t*>(values);
   const float* scales = static_cast<const float*>(beside);
-  for (; n >= kGroup; n -= kGroup, codes += kGroup, x += kGroup) decode_group<kSigned>(codes, *scales++, x, kGroup);
-  if (n) decode_group<kSigned>(codes, *scales, x, n);
+  int64_t i = 0;
+  for (; i + kGroup <= n; i += kGroup) {
+    ask(codes, i, reach);
+    decode_group<kSigned>(codes + i, *scales++, x + i, kGroup);
+  }
+  if (i < n) decode_group<kSigned>(codes + i, *scales, x + i, n - i);
 }
 
+// All scales first: the way from a group's numbers to its scale is long, and a loop over groups would wait for each (0.3
+// cycles a parameter).
 template <bool kSigned>
 void encode_int8(const float* __restrict x, void* values, void* beside, Noise noise, int64_t n) {
+  constexpr int64_t kGroups = ADAMAS_BLOCK / kGroup;
   uint8_t* codes = static_cast<uint8_t*>(values);
   float* scales = static_cast<float*>(beside);
-  uint32_t ramp[kGroup], first = noise.first;
+  uint32_t ramp[kGroup];
   for (int64_t i = 0; i < kGroup; ++i) ramp[i] = static_cast<uint32_t>(i) * noise.stride;
-  for (; n >= kGroup; n -= kGroup, codes += kGroup, x += kGroup, first += kGroup * noise.stride)
-    *scales++ = encode_group<kSigned>(x, codes, ramp, first, kGroup);
-  if (n) *scales = encode_group<kSigned>(x, codes, ramp, first, n);
+  const int64_t whole = n / kGroup, groups = (n + kGroup - 1) / kGroup;
+  int32_t tops[kGroups];
+  float inverses[kGroups];
+  for (int64_t k = 0; k < whole; ++k) tops[k] = top_of<kSigned>(x + k * kGroup, kGroup);
+  if (whole < groups) tops[whole] = top_of<kSigned>(x + whole * kGroup, n - whole * kGroup);
+  for (int64_t k = 0; k < groups; ++k) {
+    const float scale = bits<float>(smaller(larger(tops[k], Grid<kSigned>::kLeast), kMostScale));
+    inverses[k] = 1.0f / scale;
+    scales[k] = bits<float>(tops[k] == 0 ? 0 : tops[k] < kInfinity ? bits<int32_t>(scale) : 0x7FC00000);
+  }
+  for (int64_t k = 0; k < groups; ++k) {
+    const int64_t at = k * kGroup;
+    const uint32_t first = noise.first + static_cast<uint32_t>(at) * noise.stride;
+    if (tops[k] >= kInfinity)
+      for (int64_t i = at; i < least(n, at + kGroup); ++i) codes[i] = 0;
+    else if (k < whole && tops[k] <= kMostScale)
+      encode_group<kSigned, false>(x + at, inverses[k], codes + at, ramp, first, kGroup);
+    else
+      encode_group<kSigned, true>(x + at, inverses[k], codes + at, ramp, first, least(n - at, kGroup));
+  }
 }
 
 }  // namespace

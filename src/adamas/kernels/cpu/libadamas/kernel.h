@@ -19,9 +19,10 @@ struct Numbers {
   T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull, adaptive;
 };
 
-// One step of n elements, in place. slots: in the order of adamas.rule.Rule.slots.
+// One step of n elements, in place. slots: in the order of adamas.rule.Rule.slots. reach: how far from here the arrays go
+// on, n or more; memory is asked for within it.
 template <class T>
-using Update = void (*)(const Numbers<T>& s, T* p, const T* g, T* const* slots, int64_t n);
+using Update = void (*)(const Numbers<T>& s, T* p, const T* g, T* const* slots, int64_t n, int64_t reach);
 // Sum of squares of at most one block.
 template <class T>
 using Squares = double (*)(const T* g, int64_t n);
@@ -32,7 +33,7 @@ struct Tally {
   double lanes[3][16];
   int64_t below;
 };
-// Adds n elements, of which the first belongs to lane 0.
+// Adds n elements, of which the first belongs to lane 0. g: NULL where its squares are known.
 template <class T>
 using Count = void (*)(Tally& tally, const T* g, const T* before, const T* p, const T* w, T bound, int64_t n);
 // average <- average + share (p - average)
@@ -67,14 +68,19 @@ enum Form : int32_t {
 constexpr int64_t kGroup = 64;  // elements in int8 that share a scale
 
 struct Code {
-  void (*decode)(const void* values, const void* beside, float* x, int64_t n);
+  void (*decode)(const void* values, const void* beside, float* x, int64_t n, int64_t reach);
   void (*encode)(const float* x, void* values, void* beside, Noise noise, int64_t n);
 };
+
+// One step of Adam that decodes the slots of `stored` itself; the new ones are left in `slots`, to be encoded.
+using Fused = void (*)(const Numbers<float>& s, float* p, const float* g, const adamas_buffers& stored,
+                       float* const* slots, int64_t n, int64_t reach);
 
 struct Kernel {
   Loops<float> f32;
   Loops<double> f64;
   Code codes[kForms];
+  Fused bfloat16[2][2], int8[2][2];  // both moments so; [clipped by value][coupled decay]
 };
 
 template <class T>

@@ -4,6 +4,7 @@
 #endif
 
 #include "codes.h"
+#include "fused.h"
 #include "kernel.h"
 #include "rule_loops.h"
 #include "sums.h"
@@ -33,6 +34,10 @@ const Kernel ADAMAS_KERNEL = {all<float>(),
                                {decode_float16, encode_float16<true>},
                                {decode_int8<true>, encode_int8<true>},
                                {decode_int8<false>, encode_int8<false>},
-                               {decode_split, encode_split}}};
+                               {decode_split, encode_split}},
+                              {{fused<InBfloat16, false, false>, fused<InBfloat16, false, true>},
+                               {fused<InBfloat16, true, false>, fused<InBfloat16, true, true>}},
+                              {{fused<InInt8, false, false>, fused<InInt8, false, true>},
+                               {fused<InInt8, true, false>, fused<InInt8, true, true>}}};
 
 }  // namespace adamas

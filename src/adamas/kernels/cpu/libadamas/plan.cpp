@@ -43,6 +43,7 @@ struct adamas_plan {
   std::vector<double> partials;     // per block: sum of squares
   std::vector<double> tensors;      // per active tensor
   double total = 0.0;
+  bool summed = false;              // the phase NORM has run
   bool counting = false;            // statistics
   double average_share = 0.0;
   std::vector<double> tallies;      // ADAMAS_STATISTICS per block,
@@ -72,7 +73,7 @@ void adamas_plan::norm(int64_t begin, int64_t end) {
       const void* g = static_cast<const char*>(buffers[segment.active].g) + at * (gradients == kNative ? sizeof(T) : 2);
       if constexpr (std::is_same<T, float>::value) {
         if (gradients != kNative) {
-          kernel->codes[gradients].decode(g, nullptr, decoded, n);
+          kernel->codes[gradients].decode(g, nullptr, decoded, n, segment.end - at);
           g = decoded;
         }
       }
@@ -80,6 +81,18 @@ void adamas_plan::norm(int64_t begin, int64_t end) {
     }
   }
 }
+
+namespace {
+
+// The loop that decodes the moments itself, or NULL (fused.h).
+Fused fused_loop(const Kernel& kernel, const adamas_rule& rule, const Storage& storage, bool clipped, bool coupled) {
+  if (formula(rule) != kAdam) return nullptr;
+  if (storage.slot[0] == kBfloat16 && storage.slot[1] == kBfloat16) return kernel.bfloat16[clipped][coupled];
+  if (storage.slot[0] == kSigned8 && storage.slot[1] == kUnsigned8) return kernel.int8[clipped][coupled];
+  return nullptr;
+}
+
+}  // namespace
 
 template <class T>
 Job<T> adamas_plan::job(int64_t k) const {
@@ -89,11 +102,13 @@ Job<T> adamas_plan::job(int64_t k) const {
   job.storage = &storage[chunks == &all ? k : active[k]];
   job.buffers = buffers[k];
   job.rule = rule_loop(loops<T>(*kernel), settings.rule, clipped, s.coupled != 0.0);
+  job.fused = fused_loop(*kernel, settings.rule, *job.storage, clipped, s.coupled != 0.0);
   job.numbers = rounded<T>(s, scales[k], bound);
   job.key = keys[k];
   job.share = T(average_share);
   job.bound = T(s.eps * s.eps - s.eps_root);
   job.root = root_slot(settings.rule);
+  job.squares = !summed;
   return job;
 }
 
@@ -109,7 +124,7 @@ void adamas_plan::step(const Job<T>& job, const Segment& segment, int64_t begin,
     T* slots[ADAMAS_MAX_SLOTS];
     for (int32_t s = 0; s < job.storage->slots; ++s) slots[s] = static_cast<T*>(job.buffers.slots[s]) + begin;
     job.rule(job.numbers, static_cast<T*>(job.buffers.p) + begin, static_cast<const T*>(job.buffers.g) + begin, slots,
-             end - begin);
+             end - begin, end - begin);
   }
 }
 
@@ -268,6 +283,7 @@ int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
   plan->partials.resize(plan->chunks->blocks.back());
   plan->clipped = false;
   plan->total = 0.0;
+  plan->summed = false;
   plan->counting = false;
   plan->average_share = 0.0;
   plan->differing.store(0);
@@ -326,6 +342,7 @@ double adamas_finish(adamas_plan* plan, int32_t phase) {
       std::fill_n(sums, ADAMAS_STATISTICS, 0.0);
       for (int64_t b = blocks[k]; b < blocks[k + 1]; ++b)
         for (int i = 0; i < ADAMAS_STATISTICS; ++i) sums[i] += plan->tallies[ADAMAS_STATISTICS * b + i];
+      if (plan->summed) sums[0] = plan->tensors[k];
     }
     return static_cast<double>(plan->differing.load());
   }
@@ -335,6 +352,7 @@ double adamas_finish(adamas_plan* plan, int32_t phase) {
     for (int64_t b = blocks[k]; b < blocks[k + 1]; ++b) plan->tensors[k] += plan->partials[b];
     plan->total += plan->tensors[k];
   }
+  plan->summed = true;
   return plan->total;
 }
 

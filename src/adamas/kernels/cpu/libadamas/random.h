@@ -21,9 +21,8 @@ inline uint64_t absorb(uint64_t key, uint64_t number) {
   return z ^ (z >> 31);
 }
 
-// The bits from an element of a block on.
-inline Noise noise_from(uint64_t key, int64_t block, int64_t element) {
-  const uint64_t word = absorb(key, static_cast<uint64_t>(block));
+// The bits from an element of a block on. word: the block's, absorb(key, block).
+inline Noise noise_from(uint64_t word, int64_t element) {
   const uint32_t stride = static_cast<uint32_t>(word), offset = static_cast<uint32_t>(word >> 32);
   return {stride * static_cast<uint32_t>(element) + offset, stride};
 }

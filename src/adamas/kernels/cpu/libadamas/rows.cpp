@@ -169,7 +169,7 @@ void update_rows(const adamas_rule& rule, const adamas_table& table, const int64
       const int64_t n = std::min(kPiece, width - at), here = row * width + at;
       T* const slots[] = {streams[1] + here, streams[2] + here, amsgrad ? streams[3] + here : nullptr};
       if (silent) decay(slots[0], slots[1], factors.m, factors.v, n);
-      update(numbers, streams[0] + here, sums + k * width + at, slots, n);
+      update(numbers, streams[0] + here, sums + k * width + at, slots, n, n);
     }
     table.seen[row] = static_cast<int32_t>(static_cast<uint32_t>(table.clock) + 1);
   }

@@ -17,11 +17,13 @@ struct Job {
   const Storage* storage;
   adamas_buffers buffers;  // of the whole tensor
   Update<T> rule;
+  Fused fused;             // the same with its decoding, or NULL
   Numbers<T> numbers;
   uint64_t key;            // of seed, name and step
   T share;                 // of the weights in their average
   T bound;                 // statistics: second moments below it are counted,
-  int32_t root;            // of this slot
+  int32_t root;            // of this slot,
+  bool squares;            // and squares of the gradient are added up
 };
 
 // Elements [begin, end) of the tensor; begin is a multiple of ADAMAS_BLOCK. statistics: ADAMAS_STATISTICS numbers for each

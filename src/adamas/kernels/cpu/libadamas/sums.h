@@ -53,7 +53,7 @@ inline void add_squares(double* __restrict lanes, X x, int64_t n) {
 template <class T>
 void count(Tally& tally, const T* __restrict g, const T* __restrict before, const T* __restrict p,
            const T* __restrict w, T bound, int64_t n) {
-  add_squares(tally.lanes[0], [g](int64_t i) { return g[i]; }, n);
+  if (g) add_squares(tally.lanes[0], [g](int64_t i) { return g[i]; }, n);
   add_squares(tally.lanes[1], [p, before](int64_t i) { return p[i] - before[i]; }, n);
   add_squares(tally.lanes[2], [p](int64_t i) { return p[i]; }, n);
   int32_t below = 0;  // a piece has few elements
