@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from parameters import equal, give, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
-from adamas.torch import adam  # noqa: E402
+from adamas.torch import adam, schedule_free  # noqa: E402
 
 NAMES = ["Adam", "AdamW"]
 
@@ -311,6 +311,7 @@ def test_an_optimizer_that_a_hook_holds_ends_with_the_process_in_silence() -> No
 
 
 def test_examples() -> None:
-    failed, tried = doctest.testmod(adam)
-    assert failed == 0
-    assert tried > 5
+    for module, examples in ((adam, 12), (schedule_free, 6)):
+        failed, tried = doctest.testmod(module)
+        assert failed == 0
+        assert tried >= examples

@@ -348,3 +348,58 @@ def test_rules_that_are_conversions_use_the_key_of_the_step() -> None:
     right = storage.convert(held, Rule().slots[0], "int8", np.dtype(np.float32), Key(9, name_key("0"), 2, 0, 0))
     assert isinstance(right, Blocks)
     assert as_array(second.state[others[0]]["exp_avg"]).tobytes() == right.codes.tobytes()
+
+
+@pytest.mark.parametrize("moments", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_schedule_free(dtype: Any, moments: Any) -> None:
+    """The bits of adamas.numpy, also evaluated and after that; through a checkpoint that was made in between."""
+    settings: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3, "r": 1, "moments": moments}
+    params = problem(dtype)
+    arrays = [as_array(p.detach()).copy() for p in params]
+    optimizer, twin = ours.ScheduleFreeAdamW(params, **settings), adamas_numpy.ScheduleFreeAdamW(arrays, **settings)
+
+    def both(seeds: range) -> None:
+        for seed in seeds:
+            grads = give(params, seed)
+            optimizer.step()
+            twin.step(list(grads))
+        assert [as_array(p.detach()).tobytes() for p in params] == [array.tobytes() for array in arrays]
+
+    optimizer.train()
+    both(range(5))
+    if dtype == torch.bfloat16:
+        with pytest.raises(UnsupportedError, match=r"a parameter of torch\.bfloat16 would lose too much"):
+            optimizer.eval()
+        return
+    training = [p.detach().clone() for p in params]
+    optimizer.eval()
+    optimizer.eval()
+    twin.eval()
+    assert [as_array(p.detach()).tobytes() for p in params] == [array.tobytes() for array in arrays]
+    assert not any(torch.equal(p, q) for p, q in zip(params, training, strict=True))
+    with pytest.raises(StateError, match="call train"):
+        optimizer.step()
+    saved = copy.deepcopy((optimizer.state_dict(), [p.detach() for p in params]))
+    others = [torch.nn.Parameter(p) for p in saved[1]]
+    loaded = ours.ScheduleFreeAdamW(others, moments=moments)
+    loaded.load_state_dict(saved[0])
+    for one in (optimizer, loaded, twin):
+        one.train()
+    both(range(5, 8))
+    run(loaded, others, range(5, 8))
+    assert kept(loaded, others) == kept(optimizer, params)
+
+
+def test_schedule_free_refuses() -> None:
+    with pytest.raises(ArgumentError, match="beta1 is 0"):
+        ours.ScheduleFreeAdamW(problem(), betas=(0.0, 0.9))
+    with pytest.raises(ArgumentError, match=r"warmup_steps=0\.5"):
+        ours.ScheduleFreeAdamW(problem(), warmup_steps=0.5)  # type: ignore[arg-type]
+    optimizer = ours.ScheduleFreeAdamW(problem())
+    with pytest.raises(ArgumentError, match="beta1 is 0"):
+        optimizer.add_param_group({"params": problem(), "betas": (0.0, 0.9)})
+    assert len(optimizer.param_groups) == 1
+    fresh = [p.detach().clone() for p in optimizer.param_groups[0]["params"]]
+    optimizer.eval()
+    assert all(torch.equal(p, q) for p, q in zip(optimizer.param_groups[0]["params"], fresh, strict=True))

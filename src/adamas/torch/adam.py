@@ -16,7 +16,7 @@ from adamas.torch.checks import Nonfinite, Settings, check_parameter, check_sett
 from adamas.torch.stepper import Stepper
 
 
-class _Stepped:
+class Stepped:
     """What they share, before torch's own class in the order of methods."""
 
     param_groups: list[dict[str, Any]]
@@ -143,7 +143,7 @@ class _Stepped:
         return self._stepper
 
 
-class Adam(_Stepped, torch.optim.Adam):
+class Adam(Stepped, torch.optim.Adam):
     r"""`torch.optim.Adam`, stepped by one native call for all parameters.
 
     For step t = 1, 2, ... of each parameter p with gradient g:
@@ -198,7 +198,7 @@ class Adam(_Stepped, torch.optim.Adam):
     """
 
 
-class AdamW(_Stepped, torch.optim.AdamW):
+class AdamW(Stepped, torch.optim.AdamW):
     r"""`torch.optim.AdamW` (Loshchilov & Hutter 2019), stepped by one native call: `Adam` with decoupled decay.
 
     The same as `Adam`, but weight decay does not enter the moments:
@@ -222,7 +222,7 @@ class AdamW(_Stepped, torch.optim.AdamW):
     """
 
 
-class NAdam(_Stepped, torch.optim.NAdam):
+class NAdam(Stepped, torch.optim.NAdam):
     r"""`torch.optim.NAdam` (Dozat 2016), stepped by one native call: Adam that looks one step ahead.
 
     With mu_t = beta1 (1 - 0.5 * 0.96^(t momentum_decay)) and M_t = mu_1 mu_2 ... mu_t, which is `mu_product` in the

@@ -57,6 +57,11 @@ def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:
     # torch before 2.7 has no such entry, and there AdamW is no subclass of Adam.
     decoupled = bool(group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)))
     beta1, beta2 = group["betas"]
+    if "weight_lr_power" in group:  # ScheduleFreeAdamW
+        numbers = {name: float(group[name]) for name in ("lr", "eps", "weight_decay", "warmup_steps", "r")}
+        power = float(group["weight_lr_power"])
+        hyper = Hyper(beta1=float(beta1), beta2=float(beta2), weight_lr_power=power, **numbers)
+        return Rule(schedule_free=True, maximize=bool(group["maximize"])), hyper
     hyper = Hyper(float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), 0.0, group["weight_decay"])
     if isinstance(optimizer, torch.optim.NAdam):
         rule = _rule("torch.NAdam", "decoupled" if decoupled else "coupled", False, bool(group["maximize"]))

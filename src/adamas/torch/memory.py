@@ -14,7 +14,7 @@ from adamas.errors import UnsupportedError
 from adamas.formats import Blocks
 
 # slot -> torch's name of it in optimizer.state; the scales of one in int8 are beside it
-KEYS = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq", "correction": "correction"}
+KEYS = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq", "z": "z", "correction": "correction"}
 
 
 def scales_key(slot: str) -> str:
