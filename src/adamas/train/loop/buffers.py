@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from adamas.train.loop.batches import Layout, Rows
-from adamas.train.loop.programs import Logs, Programs, Role
+from adamas.train.loop.programs import Programs
 from adamas.train.loop.sources import batch_of
+from adamas.train.loop.steps import Logs, Part, Role
 
 # A buffer holds at most this much, and there are two of them (and a copy while one is filled).
 LARGEST = 32 << 20  # bytes
@@ -122,7 +123,7 @@ class BufferedProgram:
             kind = "graph"
         order = tf.range(buffer.rows.count, dtype=tf.int32)
         program = self._programs.get(kind, self._role, buffer.shape[0][0], order, buffer.rows)
-        return program.run(order, buffer.rows.tensors, 0, buffer.batches, reset=reset, limit=limit, done=done)
+        return program.run(order, buffer.rows.tensors, Part(0, buffer.batches, reset), limit, done)
 
 
 class _Later:

@@ -167,24 +167,25 @@ def fit(
     history = model.history
     model.stop_training = False
     heard = _Heard(model, display, of_nan(listeners))
+    alone = not listeners and validation is None and not display.verbose  # nobody looks at the model between epochs
     hooks.on_train_begin()
     _prepare(model, kind, train, validation)  # again, for a callback may have changed settings
-    train.begin()
+    train.begin(epochs)
     logs: dict[str, Any] = {}
     try:
         for epoch in range(model._initial_epoch or initial_epoch, epochs):  # BackupAndRestore sets it
             hooks.on_epoch_begin(epoch)
             display.begin(epoch, train.steps)
             heard.steps = 0
-            logs = train.run(epoch, piece_steps, heard)
+            logs = train.run(epoch, epochs if alone else epoch + 1, piece_steps, heard)
             if validation is not None and validates(epoch + 1):
                 hooks.on_test_begin()
-                found = validation.run(epoch, piece_steps)
+                found = validation.run(epoch, epoch + 1, piece_steps)
                 hooks.on_test_end(found)
                 logs.update({f"val_{name}": value for name, value in found.items()})
             display.end(logs)
             hooks.on_epoch_end(epoch, logs)
-            if model.stop_training:
+            if model.stop_training and not train.begun(epoch + 1):
                 break
     finally:
         display.close()

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from adamas.errors import ArgumentError, DataError, UnsupportedError
 from adamas.train.loop.batches import Layout, Rows
-from adamas.train.loop.programs import Role
 from adamas.train.loop.sources import Source, is_source
+from adamas.train.loop.steps import Role
 from adamas.train.loop.walks import ArrayWalk, SourceWalk, Walk
 
 # Methods of a model that `fit` replaces: a model with its own is trained as its author meant by Keras alone.

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from adamas.train.loop.programs import Logs, Role, one_step
 from adamas.train.loop.sources import batch_of
+from adamas.train.loop.steps import Logs, Role, one_step, reset_metrics_if
 
 # Seconds that a call may last before it begins no further step: Ctrl-C and progress wait for its end.
 LONGEST = 0.2
@@ -77,10 +77,6 @@ def _steps(
     """The program: piece = (most steps, 1 to reset the metrics)."""
     until = tf.timestamp() + seconds
 
-    def reset_metrics() -> tf.Tensor:
-        model.reset_metrics()
-        return tf.constant(True)
-
     def goes_on(done: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
         in_time = (tf.timestamp() < until) | (done == 0)
         return more & (done < piece[0]) & in_time
@@ -96,7 +92,7 @@ def _steps(
         return done + tf.cast(more, tf.int64), more
 
     if key.resets:
-        tf.cond(piece[1] > 0, reset_metrics, lambda: tf.constant(False))
+        reset_metrics_if(model, piece[1] > 0)
     # One iteration at a time: the steps change variables. A batch that cannot be had ends the loop between two of them.
     steps, more = tf.while_loop(goes_on, body, (tf.constant(0, tf.int64), tf.constant(True)), parallel_iterations=1)
     return model.get_metrics_result(), steps, more
