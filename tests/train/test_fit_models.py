@@ -138,3 +138,41 @@ def test_mixed_precision_with_and_without_scaled_losses(policy: str) -> None:
     compare(ours, theirs, TABLE, "graph", EPS[policy])
     if policy == "mixed_float16":
         assert float(ours.optimizer.dynamic_scale.numpy()) == float(theirs.optimizer.dynamic_scale.numpy()) > 2.0**8
+
+
+class Shrinking(keras.Model):
+    """Makes its output small, and compares with nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(1)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean(keras.ops.square(y_pred))
+
+
+@pytest.mark.parametrize(
+    ("make", "loss"),
+    [
+        (Shrinking, None),
+        (Shrinking, "mse"),
+        (lambda: keras.Sequential([keras.Input((6,)), layers.Dense(4), Penalty()]), None),
+    ],
+    ids=["own", "own beside another", "add_loss"],
+)
+def test_models_whose_loss_needs_no_targets(make: Callable[[], keras.Model], loss: str | None) -> None:
+    def model() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        made = make()
+        made.compile(keras.optimizers.SGD(0.05), loss)
+        return made
+
+    settings = {"batch_size": BATCH, "epochs": 2, "shuffle": False, "verbose": 0, "validation_data": (TABLE[:BATCH],)}
+    theirs = model().fit(TABLE, **settings).history
+    ours = fit(model(), TABLE, program="graph", **settings).history
+    assert ours.keys() == theirs.keys()
+    for name, values in theirs.items():
+        np.testing.assert_allclose(ours[name], values, rtol=1e-5, err_msg=name)

@@ -52,6 +52,23 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_targets(model: Any, walk: Walk, what: str, given_as: str) -> None:
+    """Refuse data without targets for a model whose loss compares with them; Keras would say that None has no value.
+
+    Args:
+        what, given_as: for the message.
+
+    Raises:
+        ArgumentError: the data has no y.
+    """
+    own = getattr(model.compute_loss, "__func__", None) is not keras.Model.compute_loss
+    if walk.example[1] is None and model._compile_loss is not None and not own:
+        raise ArgumentError(
+            f"the {what} data has no targets, and the model was compiled with a loss that needs them: give {given_as}, "
+            "or batches of (x, y)"
+        )
+
+
 def walk_of(
     role: Role,
     parts: tuple[Any, Any, Any],
