@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import keras
 import numpy as np
 import pytest
@@ -70,8 +68,9 @@ def test_epochs_that_share_a_call_give_the_bits_of_epochs_one_by_one(program: st
                 assert together[:2] == (history, epochs)
                 for a, b in zip(together[2], values, strict=True):
                     np.testing.assert_array_equal(a, b)
-                assert piece is None or max(map(sum, calls)) == piece
-                assert (max(map(len, calls)) > 1) == (piece != 1)
+                if piece is not None:  # else by time
+                    assert max(map(sum, calls)) == piece
+                    assert (max(map(len, calls)) > 1) == (piece > 1)
 
 
 def test_calls_are_cut_by_steps_and_not_by_epochs(calls: list[list[int]]) -> None:
@@ -85,7 +84,7 @@ def test_calls_are_cut_by_steps_and_not_by_epochs(calls: list[list[int]]) -> Non
     ids=["callback", "validation", "bar", "lines"],
 )
 def test_who_listens_hears_of_each_epoch_when_it_ends(listening: dict, calls: list[list[int]]) -> None:
-    fit(network(), X, Y, batch_size=8, epochs=3, program="graph", **{"verbose": 0, **listening})
+    fit(network(), X, Y, batch_size=8, epochs=3, program="graph", piece_steps=100, **{"verbose": 0, **listening})
     assert {len(made) for made in calls} == {1}
 
 
@@ -96,7 +95,7 @@ def test_metrics_that_only_python_can_reset_keep_epochs_apart(calls: list[list[i
 
     model = network()
     model.compile(keras.optimizers.Adam(0.01), "mse", metrics=[Own(name="own"), "mae"])
-    history = fit(model, X, Y, batch_size=21, epochs=5, program="graph", verbose=0).history
+    history = fit(model, X, Y, batch_size=21, epochs=5, program="graph", piece_steps=100, verbose=0).history
     np.testing.assert_allclose(history["own"], history["mae"], rtol=1e-6)
     assert {len(made) for made in calls} == {1}
 
@@ -118,20 +117,22 @@ def test_orders_are_drawn_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatc
             np.testing.assert_array_equal(a, b)
 
 
-def test_stopping_from_outside_reports_every_epoch_that_was_trained(calls: list[list[int]]) -> None:
+def test_stopping_from_outside_ends_with_the_call_and_reports_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
-    fit(model, X, Y, batch_size=8, program="graph", verbose=0)
-    before = int(model.optimizer.iterations.value)
-    calls.clear()
+    made: list[list[int]] = []
+    call = steps.Program.call
 
-    def stop() -> None:
-        model.stop_training = True
+    def stopping(self, *arguments):
+        result = call(self, *arguments)
+        made.append([count for count, _ in result])
+        model.stop_training = len(made) == 2  # as another thread may do at any time
+        return result
 
-    timer = threading.Timer(0.5, stop)
-    timer.start()
-    history = fit(model, X, Y, batch_size=8, epochs=10**6, program="graph", verbose=0)
-    timer.join()
-    done = int(model.optimizer.iterations.value) - before
-    assert done == sum(map(sum, calls))
-    assert history.epoch == list(range(-(-done // 3)))  # the last one may be cut short, and is reported all the same
-    assert len(history.history["loss"]) == len(history.epoch) < 10**6
+    monkeypatch.setattr(steps.Program, "call", stopping)
+    settings = {"batch_size": 8, "program": "graph", "verbose": 0, "piece_steps": 7}
+    history = fit(model, X, Y, epochs=20, **settings)
+    assert made == [[3, 3, 1], [2, 3, 2]]
+    assert history.epoch == [0, 1, 2, 3, 4]  # the last one was cut short, and is reported all the same
+    assert len(history.history["loss"]) == 5
+    fit(model, X, Y, epochs=20, initial_epoch=19, **settings)
+    assert made[2:] == [[3]]
