@@ -235,6 +235,8 @@ class Numbers:
 class LiveGroup:
     """A group of an optimizer, as it is now: `optimizer.groups[1].lr = 1e-4` changes its next step."""
 
+    __slots__ = ("_k", "_numbers")  # so that setting anything else is an error
+
     def __init__(self, numbers: Numbers, k: int) -> None:
         self._numbers, self._k = numbers, k
 

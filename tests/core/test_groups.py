@@ -161,6 +161,8 @@ def test_learning_rates_can_change() -> None:
     assert {hyper.lr for hyper in optimizer.portable_state().hypers} == {0.125, 0.25, 0.5}
     with pytest.raises(ArgumentError, match="lr=-1"):
         optimizer.groups[1].lr = -1
+    with pytest.raises(AttributeError):
+        optimizer.groups[1].weight_decay = 0.0  # type: ignore[attr-defined]
     assert "head/*: 2 tensors, Hyper(lr=0.25" in repr(optimizer.groups[1])
     before = {name: p.copy() for name, p in optimizer._parameters._given.items()}  # type: ignore[union-attr]
     for group in optimizer.groups:
