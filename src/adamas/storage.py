@@ -133,27 +133,20 @@ def check_optional(name: str, kept: Mapping[str, Any], given: Mapping[str, Any])
             )
 
 
-def take_over(
-    rule: Rule,
-    how: Storage,
-    param: np.ndarray,
-    kept: Mapping[str, np.ndarray | Blocks],
-    given: Mapping[str, np.ndarray | Blocks],
-    key: Key,
-) -> None:
-    """Write what a state holds of one tensor into what is kept of it, in the format in which that is kept.
+def fitting(
+    rule: Rule, how: Storage, param: np.ndarray, given: Mapping[str, np.ndarray | Blocks], key: Key
+) -> dict[str, np.ndarray | Blocks]:
+    """What a state holds of one tensor, in the formats in which it is kept, by slot; what is so already is not copied.
 
     A correction that the state lacks is 0, and an average that it lacks starts at the parameter, as before the first
     step. Call it inside `adamas.kernels.reference.ieee()`.
     """
+    found: dict[str, np.ndarray | Blocks] = {"correction": np.zeros((), np.int8), "average": param, **given}
     for number, (slot, name) in enumerate(zip(rule.slots, how.formats, strict=True)):
-        own = kept[slot.name]
-        dtype = compute_dtype(own.dtype) if isinstance(own, np.ndarray) else np.dtype(np.float32)
-        formats.write(own, convert(given[slot.name], slot, name, dtype, key._replace(slot=number)))
-    if "correction" in kept:
-        formats.write(kept["correction"], given.get("correction", np.zeros((), np.int8)))
-    if "average" in kept:
-        formats.write(kept["average"], given.get("average", param))
+        if name_of(given[slot.name]) != name:
+            dtype = compute_dtype(param.dtype)
+            found[slot.name] = convert(given[slot.name], slot, name, dtype, key._replace(slot=number))
+    return found
 
 
 def copied(stored: np.ndarray | Blocks) -> np.ndarray | Blocks:

@@ -299,6 +299,24 @@ def test_a_state_in_another_format_is_converted(there: Any, here: Any) -> None:
     assert same(optimizer.portable_state(), again), "what is in the right format stays as it is"
 
 
+def test_a_conversion_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of memory there may be too little for the second tensor."""
+    own = stepped(Adam(problem(0), moments="int8", ema=0.9), range(1, 4)).portable_state()
+    optimizer, calls, convert = stepped(Adam(problem(0), ema=0.9), range(5, 6)), [0], storage.convert
+
+    def failing(*given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise MemoryError
+        return convert(*given)
+
+    monkeypatch.setattr(storage, "convert", failing)
+    before = optimizer.portable_state()
+    with pytest.raises(MemoryError):
+        optimizer.load_portable_state(own)
+    assert same(optimizer.portable_state(), before)
+
+
 def test_a_state_moves_between_dtypes_of_parameters() -> None:
     """Moments of bfloat16 parameters are float32, so a training may go on with other weights."""
     own = stepped(Adam(problem(0, bfloat16)), range(1, 3), bfloat16).portable_state()

@@ -336,9 +336,13 @@ class Optimizer:
         for name, kept in zip(self._names, self._kept, strict=True):
             storage.check_optional(name, kept, state.slots[name])
         with self._lock, ieee():
-            for i, name in enumerate(self._names):
+            taken = []  # all is converted before the first is written
+            for name, how, param in zip(self._names, self._storage, self._params, strict=True):
                 key = Key(self._seed, name_key(name), state.steps[name], 0, 0)
-                storage.take_over(self._rule, self._storage[i], self._params[i], self._kept[i], state.slots[name], key)
+                taken.append(storage.fitting(self._rule, how, param, state.slots[name], key))
+            for kept, new in zip(self._kept, taken, strict=True):
+                for slot, own in kept.items():
+                    formats.write(own, new[slot])
             for part in self._parts:
                 part.taken[:] = [state.steps[self._names[i]] for i in part.members]
                 if self._rule.carries:
