@@ -27,18 +27,18 @@ if keras.backend.backend() != "tensorflow":
         "KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-from adamas.tensorflow import Adam, AdamW
+from adamas.tensorflow import Adam, AdamW, Nadam
 from adamas.tensorflow.files import for_keras
 
-__all__ = ["Adam", "AdamW", "load_model", "save_model"]
+__all__ = ["Adam", "AdamW", "Nadam", "load_model", "save_model"]
 
-_CLASSES = {"Adam": Adam, "AdamW": AdamW}
+_CLASSES = {"Adam": Adam, "AdamW": AdamW, "Nadam": Nadam}
 
 
 def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None, **options: Any) -> Any:
-    """`keras.models.load_model`, with Adamas in the place of Keras' own Adam and AdamW.
+    """`keras.models.load_model`, with Adamas in the place of Keras' own Adam, AdamW and Nadam.
 
-    A model that was saved with `keras.optimizers.Adam` or `AdamW` goes on with the native step, from the state in the
+    A model that was saved with one of those of `keras.optimizers` goes on with the native step, from the state in the
     file: moments, averages, accumulated gradients, `iterations`, loss scale. That holds for every optimizer in the
     file, inside LossScaleOptimizer and MultiOptimizer too. A model that was saved with Adamas needs no more than
     `keras.models.load_model` after `import adamas.keras`.
@@ -77,12 +77,12 @@ def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | No
 
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
-    """`model.save`, with Keras' own Adam and AdamW in the place of Adamas: loads where only Keras is installed.
+    """`model.save`, with Keras' own Adam, AdamW and Nadam in the place of Adamas: loads where only Keras is installed.
 
-    `keras.models.load_model` then gives `keras.optimizers.Adam` or `AdamW` with the same settings and state. `kernel`
-    is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the present, and Keras
-    goes on with every row; and so are `moments`, `weights` and `seed`: moments are written in float32, weights as the
-    model has them. The model in memory stays as it is. `model.save` writes a file that keeps both and names our
+    `keras.models.load_model` then gives `keras.optimizers.Adam`, `AdamW` or `Nadam` with the same settings and state.
+    `kernel` is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the present,
+    and Keras goes on with every row. So are `moments`, `weights` and `seed`: moments are written in float32, weights as
+    the model has them. The model in memory stays as it is. `model.save` writes a file that keeps both and names our
     classes, which can be loaded after `import adamas.keras`.
 
     Args:

@@ -1,12 +1,10 @@
-"""The rule's NAdam against keras.optimizers.Nadam in float32, within a computed bound.
-
-Keras computes mu_t, its product and beta2^t in float32. With u = 2^-24 and f = 0.96^t, f is off by (t + 2) u relative
-(the base is rounded, then pow), so mu_t = beta1 (1 - f / 2) by e(t) = (f / 2 (t + 2) u) / (1 - f / 2) + 3 u, and the
-product M_t by the sum of e(i) + u. The factors of m and g follow, as written below, and sqrt(1 - beta2^t) as in
-test_parity.py. It also computes 1 - beta in float32, off by half an ulp of beta: at most u / 2.
-"""
+"""Nadam: the bits of the reference, Keras' numbers, files both ways."""
 
 from __future__ import annotations
+
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,79 +12,151 @@ import pytest
 import tensorflow as tf
 from reference import gradients, tensors
 
+import adamas.keras
+from adamas.errors import ArgumentError, KernelError
 from adamas.kernels import reference
-from adamas.rule import PRESETS, Hyper, Rule
-from adamas.scalars import HOST, fade
+from adamas.rule import PRESETS
+from adamas.storage import choose, fresh
+from adamas.tensorflow import Nadam
 
-U = 2.0**-24
-SHAPES = [(), (31,), (33, 65)]
-
-
-def off(t: int) -> float:
-    f = fade(float(t), HOST)
-    return 0.5 * f * (t + 2) * U / (1.0 - 0.5 * f) + 3 * U
-
-
-def factors(beta1: float, t: int) -> tuple[float, float, float, float]:
-    """The factors of m and of g in m^, and how far Keras' are off, relative."""
-    mu = [beta1 * (1.0 - 0.5 * 0.96**i) for i in range(1, t + 2)]
-    product, error = float(np.prod(mu[:-1])), sum(off(i) + U for i in range(1, t + 1))
-    both, error_both = product * mu[-1], error + off(t + 1) + U
-    of_m = off(t + 1) + both / (1.0 - both) * error_both + 3 * U
-    of_g = mu[-2] / (1.0 - mu[-2]) * off(t) + product / (1.0 - product) * error + 3 * U
-    return mu[-1] / (1.0 - both), (1.0 - mu[-2]) / (1.0 - product), of_m, of_g
+SHAPES: list[tuple[int, ...]] = [(64, 65), (9,), (4097,)]
+SETTINGS: dict[str, float] = {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3}
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "weight_decay": 0.1}]
+    ("mode", "moments"),
+    [
+        *((mode, moments) for mode in ("eager", "function", "loop") for moments in ("float32", "int8")),
+        ("jit", "float32"),
+    ],
 )
-def test_nadam_is_keras_within_the_bound(settings: dict[str, float], rng: np.random.Generator) -> None:
-    start = tensors(rng, SHAPES)
-    peer, its = keras.optimizers.Nadam(**settings), [keras.Variable(p) for p in start]
-    peer.build(its)
-    hyper = Hyper(
-        float(np.float32(peer.learning_rate.numpy())), peer.beta_1, peer.beta_2, peer.epsilon,
-        weight_decay=peer.weight_decay or 0.0, momentum_decay=1.0,
-    )  # fmt: skip
-    mine = [p.copy() for p in start]
-    rule = Rule(nesterov="scheduled")
-    slots = [[np.zeros_like(p) for p in mine] for _ in rule.slots]
-    carry = np.ones((len(mine), 1))
-    plan = reference.Plan(rule, list("abc"), mine, slots)
-    table = np.array([list(vars(hyper).values())])
-    limits = [np.zeros(p.shape) for p in start]
-    of_moments = [[np.zeros(p.shape) for p in start] for _ in slots]
-    for t in range(1, 51):
+def test_the_bits_of_the_reference(mode: str, moments: Any, rng: np.random.Generator) -> None:
+    """Three steps, six in a loop in a graph; inside XLA one step, and to rounding."""
+    rule, hyper = PRESETS["keras.Nadam"]
+    hyper = replace(hyper, lr=float(np.float32(0.02)), beta1=0.8, beta2=0.95, eps=1e-3, weight_decay=0.1)
+    params = tensors(rng, SHAPES)
+    variables = [tf.Variable(p, name=f"v{i}") for i, p in enumerate(params)]
+    optimizer = Nadam(**SETTINGS, weight_decay=0.1, moments=moments)
+    optimizer.build(variables)
+    plans, slots = [], []
+    for i, p in enumerate(params):
+        how = choose(rule, p.dtype, p.size, moments)
+        slots.append(list(fresh(rule, how, p).values()))
+        plans.append(reference.Plan(rule, [f"v{i}"], [p], [[s] for s in slots[i]], formats=how.formats))
+    carries = [np.array([[1.0]]) for _ in plans]
+
+    def step(grads: list[Any]) -> None:
+        optimizer.apply(grads, variables)
+
+    @tf.function
+    def loop(grads: list[Any]) -> None:
+        for _ in tf.range(2):
+            optimizer.apply(grads, variables)
+
+    run = {"eager": step, "loop": loop}.get(mode) or tf.function(step, jit_compile=mode == "jit")
+    t = 0
+    for _ in range(1 if mode == "jit" else 3):
         grads = gradients(rng, SHAPES)
-        before = [v.numpy() for v in its]
-        for k, beta in enumerate((hyper.beta1, hyper.beta2)):
-            for i, g in enumerate(grads):
-                change = abs(g.astype(np.float64) ** (k + 1) - slots[k][i])
-                of_moments[k][i] = (
-                    beta * of_moments[k][i] + (U / 2 + 6 * (1 - beta) * U) * change + 2 * U * abs(slots[k][i])
-                )
-        plan.step(grads, np.full(3, t), table, carry=carry)
-        peer.apply_gradients(zip(map(tf.constant, grads), its, strict=True))
-        a, b, of_m, of_g = factors(hyper.beta1, t)
-        bc2 = 1.0 - hyper.beta2**t
-        of_root = (t * U / 2 * hyper.beta2 ** (t - 1) + U) / bc2 / 2 + 4 * U
-        for i, g in enumerate(grads):
-            root = np.sqrt(slots[1][i].astype(np.float64) / bc2) + hyper.eps
-            parts = hyper.lr * a * abs(slots[0][i]) / root, hyper.lr * b * abs(g) / root
-            v = np.maximum(slots[1][i], np.finfo(np.float32).tiny)
-            roots = of_root + of_moments[1][i] / (2 * v)
-            steps = parts[0] * (of_m + roots) + parts[1] * (of_g + roots)
-            steps += hyper.lr * a * of_moments[0][i] / root
-            limits[i] += steps + 6 * U * (abs(before[i]) + parts[0] + parts[1])
-    for i, variable in enumerate(its):
-        assert (abs(mine[i] - variable.numpy()) <= limits[i]).all()
-        assert (limits[i] <= 2e-3 * np.maximum(abs(mine[i]), 0.02)).all(), "tight enough to tell"
-        for k, theirs in enumerate((peer._momentums[i], peer._velocities[i])):
-            assert (abs(slots[k][i] - theirs.numpy()) <= of_moments[k][i] + U * abs(slots[k][i])).all()
+        run([tf.constant(g) for g in grads])
+        for _ in range(2 if mode == "loop" else 1):
+            t += 1
+            for plan, g, carry in zip(plans, grads, carries, strict=True):
+                plan.step([g], np.array([t]), np.array([astuple(hyper)]), carry=carry)
+    assert int(optimizer.iterations) == t
+    assert np.float64(optimizer.variables[-1]) == pytest.approx(carries[0][0, 0], rel=0 if mode != "jit" else 1e-15)
+    for variable, p in zip(variables, params, strict=True):
+        if mode == "jit":
+            np.testing.assert_allclose(variable.numpy(), p, rtol=1e-6, atol=1e-7)
+        else:
+            assert variable.numpy().tobytes() == p.tobytes()
 
 
-def test_defaults() -> None:
-    peer, (rule, hyper) = keras.optimizers.Nadam(), PRESETS["keras.Nadam"]
-    assert float(peer.learning_rate.numpy()) == np.float32(hyper.lr)
-    assert (peer.beta_1, peer.beta_2, peer.epsilon, peer.weight_decay) == (hyper.beta1, hyper.beta2, hyper.eps, None)
-    assert (hyper.weight_decay, hyper.momentum_decay, rule.nesterov) == (0.0, 1.0, "scheduled")
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+def test_keras_numbers(mode: str, rng: np.random.Generator) -> None:
+    """Keras takes powers in float32: each of its steps is off by up to some 1e-5 of itself."""
+    start = tensors(rng, [(5, 7), (3,)])
+    optimizers = [Nadam(**SETTINGS, clipnorm=1.0), keras.optimizers.Nadam(**SETTINGS, clipnorm=1.0)]
+    sets = [[tf.Variable(p) for p in start] for _ in optimizers]
+    steps = 30
+    for optimizer, variables in zip(optimizers, sets, strict=True):
+        optimizer.build(variables)
+
+    def apply(grads: list[Any], which: int) -> None:
+        optimizers[which].apply(grads, sets[which])
+
+    run = tf.function(apply, jit_compile=True) if mode == "jit" else apply
+    for _ in range(steps):
+        grads = [tf.constant(g) for g in tensors(rng, [(5, 7), (3,)])]
+        for which in range(2):
+            run(grads, which)
+    for mine, theirs, first in zip(*sets, start, strict=True):
+        assert np.abs(mine.numpy() - first).max() > 0.05
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=1e-6, atol=steps * 0.02 * 3e-5)
+    assert len(optimizers[0].variables) == len(optimizers[1].variables)
+    for mine, theirs in zip(optimizers[0].variables[2:], optimizers[1].variables[2:], strict=True):
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras, saving
+def test_files_and_checkpoints(tmp_path: Path, rng: np.random.Generator) -> None:
+    x, y = (np.asarray(rng.normal(size=(32, n)), np.float32) for n in (4, 1))
+
+    def model(optimizer: Any) -> Any:
+        keras.utils.set_random_seed(1)
+        made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="d")], name="m")
+        made.compile(optimizer=optimizer, loss="mse")
+        return made
+
+    def train(made: Any) -> Any:
+        made.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+        return [v.numpy() for v in (*made.trainable_variables, *made.optimizer.variables)]
+
+    stock = model(keras.optimizers.Nadam(0.05))
+    train(stock)
+    stock.save(tmp_path / "stock.keras")
+    ours = adamas.keras.load_model(tmp_path / "stock.keras")
+    assert type(ours.optimizer) is Nadam
+    assert float(ours.optimizer.variables[-1]) == float(stock.optimizer.variables[-1])
+    path = tf.train.Checkpoint(model=ours, optimizer=ours.optimizer).write(str(tmp_path / "c"))
+    for mine, theirs in zip(train(ours), train(stock), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    adamas.keras.save_model(ours, tmp_path / "back.keras")
+    back = keras.models.load_model(tmp_path / "back.keras")
+    for theirs in (back.optimizer, ours.optimizer.to_keras()):
+        assert type(theirs) is keras.optimizers.Nadam
+        assert [v.numpy().tobytes() for v in theirs.variables[:-1]] == [
+            v.numpy().tobytes() for v in ours.optimizer.variables[:-1]
+        ]
+        assert float(theirs.variables[-1]) == np.float32(float(ours.optimizer.variables[-1]))
+    again = model(Nadam(0.05))
+    again.optimizer.build(again.trainable_variables)
+    tf.train.Checkpoint(model=again, optimizer=again.optimizer).read(path).assert_consumed()
+    expected = [v.numpy() for v in (*ours.trainable_variables, *ours.optimizer.variables)]
+    for mine, right in zip(train(again), expected, strict=True):
+        assert mine.tobytes() == right.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"amsgrad": True}, ArgumentError, "amsgrad.*keras.optimizers.Nadam"),
+        ({"sparse": "lazy"}, ArgumentError, "Nadam has no sparse='lazy'"),
+        ({"kernel": "resource"}, KernelError, "kernel='auto'"),
+    ],
+)
+def test_what_is_refused(settings: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        Nadam(**settings).build([tf.Variable(tf.zeros(3))])
+
+
+def test_a_variable_that_comes_later(rng: np.random.Generator) -> None:
+    """The state has the order of one build, and what the rule carries goes on."""
+    first, second = (tf.Variable(p) for p in tensors(rng, [(3,), (2,)]))
+    optimizer = Nadam(0.1)
+    optimizer.apply([tf.ones(3)], [first])
+    before = float(optimizer.variables[-1])
+    optimizer.build([first, second])
+    assert [tuple(v.shape) for v in optimizer.variables] == [(), (), (3,), (3,), (2,), (2,), ()]
+    optimizer.apply([tf.ones(3), tf.ones(2)], [first, second])
+    assert float(optimizer.variables[-1]) == pytest.approx(before * 0.9 * (1 - 0.5 * 0.96**2), rel=1e-14)

@@ -88,7 +88,7 @@ class Saved(keras.optimizers.Optimizer):
         stepper = self._ready()
         clocks = len(stepper.clocks())
         if not clocks:
-            return list(self._variables[: len(self._variables) - stepper.corrections()])
+            return [v for v in self._variables if not (isinstance(v, Moment) and v.is_correction)]
         places, moments = stepper.places(), [stepper.settled(i, self._numbers()) for i in range(len(stepper.variables))]
         others = self._variables[: -len(places) - clocks]
         return [*others, *(Copy(moments[i][slot]) for slot, i in places)]
@@ -140,9 +140,11 @@ class Saved(keras.optimizers.Optimizer):
         unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
         if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is still zero
             arrays += [np.zeros(shape) for shape in shapes[unbuilt:]]
-        ours = len(self._stepper.clocks()) + self._stepper.corrections() if self._stepper else 0
-        if ours and len(arrays) == len(shapes) - ours:
-            arrays += [np.zeros(shape) for shape in shapes[-ours:]]
+        ours = [i for i, variable in enumerate(variables) if isinstance(variable, Moment) and variable.is_correction]
+        ours += range(len(shapes) - (len(self._stepper.clocks()) if self._stepper else 0), len(shapes))
+        if len(arrays) == len(shapes) - len(ours):
+            for i in ours:
+                arrays.insert(i, np.zeros(shapes[i]))
         misfit = difference([array.shape for array in arrays], shapes) or _not_numbers(arrays, scales)
         if misfit:
             raise StateError(
@@ -157,7 +159,7 @@ class Saved(keras.optimizers.Optimizer):
                 variable.assign(array)
 
     def to_keras(self) -> Any:
-        """`keras.optimizers.Adam` or `AdamW` with these settings, and this state if the optimizer is built.
+        """`keras.optimizers.Adam`, `AdamW` or `Nadam` with these settings, and this state if the optimizer is built.
 
         It steps the same variables and has copies of everything else: moments, averages, accumulated gradients,
         `iterations`, and what `exclude_from_weight_decay` leaves out. A schedule or a callable as learning rate is
@@ -174,7 +176,7 @@ class Saved(keras.optimizers.Optimizer):
             >>> type(AdamW(1e-3, weight_decay=0.01).to_keras()) is keras.optimizers.AdamW
             True
         """
-        if type(self).__module__ != "adamas.tensorflow.adam":
+        if type(self).__module__ not in ("adamas.tensorflow.adam", "adamas.tensorflow.nadam"):
             raise UnsupportedError(
                 f"{type(self).__name__} is a class of its own and may step otherwise than keras.optimizers.Adam; make "
                 "Keras' optimizer from what you know about it"

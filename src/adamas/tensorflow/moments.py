@@ -38,8 +38,8 @@ class Moment(tf.__internal__.tracking.Trackable):
         self.name = f"{label(parameter)}_{kept.name}"
         self.path = f"{owner}/{self.name}"
         self.shape = tf.TensorShape(parameter.shape)
-        self.format = kept.dtype
-        self.dtype = "int8" if kept.name == "correction" else wide(slots.layouts[i].dtype)
+        self.is_correction = slot == len(slots.names)  # of a split weight: Keras has none
+        self.dtype = "int8" if self.is_correction else wide(slots.layouts[i].dtype)
 
     @property
     def value(self) -> Any:

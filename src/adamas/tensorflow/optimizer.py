@@ -115,11 +115,8 @@ class Optimizer(Adjustable, Saved):
             StateError: the optimizer is not built yet.
         """
         stepper = self._ready()
-        described = [
-            self._storage.describe(stepper.rule, kept, shape, name)
-            for kept, shape, name in zip(stepper.layouts, stepper.shapes, self._names(), strict=True)
-        ]
-        return Description(described)
+        named = zip(stepper.variables, self._names(), strict=True)
+        return Description([self._storage.describe(stepper.rule, variable, name) for variable, name in named])
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the moments, all zero. The first `apply_gradients`, or Keras, does it.

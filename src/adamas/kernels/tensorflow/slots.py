@@ -20,7 +20,7 @@ from adamas.formats import PARAMETER, SCALED, name_key
 from adamas.kernels.tensorflow import codecs
 from adamas.kernels.tensorflow.arrays import Array, Arrays, Joined, Layout
 from adamas.rule import Rule
-from adamas.storage import Described, Moments, choose
+from adamas.storage import Described, Moments, Storage, choose, described
 
 Weights = Literal["nearest", "stochastic", "split"]
 
@@ -52,28 +52,26 @@ class StoragePolicy:
 
     def layout(self, rule: Rule, names: Sequence[str], variable: Any) -> Layout:
         """The arrays that are kept for a variable, whose rule's slots are called `names`."""
-        dtype, arrays = variable.dtype.name, []
-        formats = choose(rule, np.dtype(wide(dtype)), math.prod(variable.shape), self.moments).formats
-        for s, (slot, name, kept) in enumerate(zip(rule.slots, names, formats, strict=True)):
+        arrays, how = [], self.choose(rule, variable)
+        for s, (slot, name, kept) in enumerate(zip(rule.slots, names, how.formats, strict=True)):
             if kept == "int8":
                 arrays.append(Array(s, name, "int8" if slot.kind == "signed" else "uint8"))
                 arrays.append(Array(s, f"{name}_scale", "float32", SCALED))
             else:
-                arrays.append(Array(s, name, "bfloat16" if kept == "bfloat16" else wide(dtype)))
-        if self.weights == "split" and dtype == "bfloat16":
+                arrays.append(Array(s, name, "bfloat16" if kept == "bfloat16" else wide(variable.dtype.name)))
+        if how.weights == "split":
             arrays.append(Array(len(rule.slots), "correction", "int8"))
-        return Layout(dtype, tuple(arrays))
+        return Layout(variable.dtype.name, tuple(arrays))
 
-    def describe(self, rule: Rule, kept: Layout, shape: tuple[int, ...], name: str) -> Described:
-        """How the slots of a parameter of this name are stored."""
-        plain = np.dtype(wide(kept.dtype))
-        chosen = choose(rule, plain, math.prod(shape), self.moments)
-        formats = dict(zip((slot.name for slot in rule.slots), chosen.formats, strict=True))
-        if kept.of(len(rule.slots)):
-            formats["correction"] = "int8"
-        taken = sum(math.prod(array.shape(shape)) * tf.as_dtype(array.dtype).size for array in kept.arrays)
-        whole = len(rule.slots) * math.prod(shape) * plain.itemsize
-        return Described(name, shape, kept.dtype, "all", formats, taken, chosen.why, whole)
+    def choose(self, rule: Rule, variable: Any) -> Storage:
+        """How a variable and its slots are stored."""
+        dtype = np.dtype(variable.dtype.as_numpy_dtype)
+        return choose(rule, dtype, math.prod(variable.shape), self.moments, self.weights)
+
+    def describe(self, rule: Rule, variable: Any, name: str) -> Described:
+        """How the slots of a variable, which goes by this name, are stored."""
+        dtype = np.dtype(variable.dtype.as_numpy_dtype)
+        return described(rule, self.choose(rule, variable), name, tuple(variable.shape), dtype, "all")
 
 
 class Slots:

@@ -266,10 +266,6 @@ class Stepper:
             (s, i) for s in range(2, len(self.rule.slots) + 1) for i in range(count) if self.layouts[i].of(s)
         ]
 
-    def corrections(self) -> int:
-        """How many of these are corrections of split weights."""
-        return sum(slot == len(self.rule.slots) for slot, _ in self.places())
-
     def stored_dtypes(self) -> list[str]:
         """In which dtype each of these is stored."""
         return [self.layouts[i].arrays[self.layouts[i].of(slot)[0]].dtype for slot, i in self.places()]
