@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import adamas
 from adamas.errors import ArgumentError
 from adamas.formats import SCALED
+from adamas.storage import SMALLEST
 
 OPTIMIZERS = {
     "Adam": "Adam (Kingma & Ba, 2015)",
@@ -65,6 +66,8 @@ def methods(optimizer: str = "Adam", moments: str = "float32", weights: str = "f
         f"Between steps, weights were stored {stored}, and the optimizer's moments {kept}.",
         "Each step was computed in float32.",
     ]
+    if moments != "float32":
+        sentences.insert(2, f"Moments of tensors with fewer than {SMALLEST} elements were kept in float32.")
     if "stochastic" in stored + kept:
         sentences.append(
             "The random bits of stochastic rounding are a function of the seed, the tensor's name, the step and the "

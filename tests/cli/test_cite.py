@@ -69,6 +69,7 @@ def test_random_bits_are_explained_where_rounding_is_stochastic(moments: str, we
     paragraph = " ".join(methods("Adam", moments, weights).split("\n\n")[0].split())
     assert MOMENTS[moments] in paragraph
     assert WEIGHTS[weights] in paragraph
+    assert ("fewer than 4096 elements were kept in float32" in paragraph) == (moments != "float32")
     assert ("The random bits" in paragraph) == (moments != "float32" or weights.endswith(("stochastic", "split")))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,15 @@ def test_every_storage_trains_and_changes_something():
     assert len({tuple(found) for found in losses.values()}) == len(losses)
 
 
+def test_gradients_of_float16_are_unscaled():
+    """Where epsilon matters, a gradient that stayed 1024 times too large would train many times as fast."""
+    faint = replace(MLP, loss=lambda *given: 1e-7 * MLP.loss(*given))
+    float16 = next(storage for storage in STORAGES if storage.dtype == "float16")
+    first, last = (train(faint, BASELINE, range(2), steps) for steps in (1, 12))
+    found = train(faint, float16, range(2), 12)
+    assert first - found == pytest.approx(first - last, rel=0.2)
+
+
 def test_the_control_begins_one_bit_higher():
     first = np.array([0.5, -1.0, 0.0], np.float32)
     weights = training.stacked([first, first], STORAGES[1]).detach().numpy()
@@ -339,3 +349,20 @@ def test_what_is_missing_is_said_first(absent: str, tmp_path: Path):
     assert "pip install" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not done.stdout
+
+
+def test_the_committed_results_are_whole_and_the_page_shows_them():
+    content = json.loads((ROOT / "docs/quality.json").read_text())
+    assert content["command"] == "adamas bench quality"
+    assert [task["key"] for task in content["tasks"]] == [task.key for task in tasks.TASKS]
+    for found, task in zip(content["tasks"], tasks.TASKS, strict=True):
+        assert (found["seeds"], found["steps"], found["batch"]) == (task.seeds, task.steps, task.batch)
+        assert [row["storage"] for row in found["storages"]] == [storage.key for storage in STORAGES]
+        check_verdicts(found)
+    page = (ROOT / "docs/quality.md").read_text("utf-8")
+    shown = page.partition("<!-- quality -->\n")[2].partition("<!-- /quality -->")[0]
+    assert shown.strip() == Report(content).text().strip(), (
+        "docs/quality.md: put what the command prints between the marks"
+    )
+    picture = (ROOT / "docs/quality.svg").read_text("utf-8")
+    assert all(storage.name in picture for storage in STORAGES[1:])

@@ -23,7 +23,7 @@ def command(seeds: int | None, only: tuple[str, ...], scale: float, json_file: s
     """Train small models on real data with moments and weights in each format, and compare the final losses.
 
     Everything is paired by seed: same first weights, same batches. The 95% interval of the difference to float32 must
-    lie inside half of float32's spread over the seeds. It takes a quarter of an hour on two cores. The table goes to
+    lie inside half of float32's spread over the seeds. It takes up to half an hour on two cores. The table goes to
     standard output, in Markdown; progress to standard error.
     """
     from adamas.bench.quality.plot import check, draw

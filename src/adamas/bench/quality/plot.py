@@ -9,7 +9,7 @@ from adamas.bench.quality.report import signed
 from adamas.errors import MissingExtraError
 
 COLOURS = {"alike": "#1b7837", "not shown": "#b8860b", "different": "#b2182b"}
-EDGE = 1.5  # in spreads: a difference beyond is written at the edge
+EDGE = 1.0  # in spreads: a difference beyond is written at the edge
 
 
 def check() -> None:
@@ -66,4 +66,4 @@ def _interval(panel: Any, place: int, row: dict[str, Any], spread: float) -> Non
         panel.text(-0.95 * EDGE, place, f"← {signed(mean)}", color=colour, ha="left", va="center")
         return
     panel.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-    panel.plot([mean], [place], "o", color=colour, markersize=4)
+    panel.plot([mean], [place], "o", color=colour, markersize=3)

@@ -45,7 +45,7 @@ class Report:
         lines += ["", _line(head), _line(["---", *("---:" for _ in head[1:])])]
         for task in tasks:
             losses = task["storages"][0]["losses"]
-            cells = [f"{task['parameters']:,}", f"{task['stored']:.0%}"]
+            cells = [f"{task['parameters']:,}", f"{task['stored']:.1%}"]
             cells += [str(task[key]) for key in ("seeds", "steps", "batch")] + [f"{task['learning_rate']:g}"]
             cells += [f"{sum(losses) / len(losses):.4f}", f"{task['spread']:.4f}"]
             lines.append(_line([task["task"], *cells]))

@@ -32,7 +32,7 @@ def quality(
 ) -> Report:
     """Train every task with every storage from the same seeds, and compare the final losses with float32's.
 
-    About a quarter of an hour on two cores. `adamas.bench.quality.statistics` defines what is compared, and when two
+    Up to half an hour on two cores. `adamas.bench.quality.statistics` defines what is compared, and when two
     trainings are alike.
 
     Args:
