@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,15 @@ def test_a_saved_state_goes_on_exactly(name: str, more: dict[str, Any], tmp_path
         params, kept = run([through])
         assert all(same_bits(params[key], right[key]) for key in right)
         assert [entry["carry"] for entry in kept.values()] == [entry["carry"] for entry in entries.values()]
+
+
+def test_a_state_without_momentum_is_not_loaded() -> None:
+    optimizer = ScheduleFreeAdamW([np.ones(3)])
+    kept = optimizer.portable_state()
+    without = replace(kept, hypers=[replace(hyper, beta1=0.0) for hyper in kept.hypers])
+    with pytest.raises(StateError, match="the state has beta1 = 0"):
+        optimizer.load_portable_state(without)
+    assert optimizer.hyper.beta1 == 0.9
 
 
 def test_a_state_is_not_loaded_over_weights_for_evaluation() -> None:

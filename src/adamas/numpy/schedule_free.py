@@ -155,6 +155,10 @@ class ScheduleFreeAdamW(Optimizer):
         """
         with self._lock:
             self._check_training("take over a state, which belongs to the weights in training,")
+            if state.rule == self._rule and any(hyper.beta1 == 0.0 for hyper in state.hypers):
+                raise StateError(
+                    "the state has beta1 = 0, with which the weights hold nothing of their mean; 0.9 is usual"
+                )
             super().load_portable_state(state)
 
     def _check_training(self, what: str) -> None:
