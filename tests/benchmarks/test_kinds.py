@@ -21,7 +21,7 @@ from adamas.bench.case import CLOCK
 from adamas.bench.cases.features import ARRAYS, FEATURES
 from adamas.bench.cases.scaling import OPTAX
 from adamas.bench.cases.step import FUSED
-from adamas.bench.formats import FORMATS, OURS
+from adamas.bench.formats import FORMATS, MOMENTS, OURS, WEIGHTS, rows
 
 TRAININGS = [
     "adamas.train.fit",
@@ -31,6 +31,7 @@ TRAININGS = [
     "JAX loop, a jit call a step",
     "JAX loop, a scan an epoch",
 ]
+GRAPH = "adamas.keras graph"
 STEPS = [
     "limit",
     OURS,
@@ -54,6 +55,7 @@ TABLES = [
     "torch SparseAdam",
 ]
 PEAKS = [name for name in STEPS if name not in ("limit", "adamas.torch")]
+ADAPTERS = ("adamas.torch", "adamas.keras")
 HELD = [f"{name}, a value held" for name in STEPS if name.startswith(("adamas.keras", "Keras", "Resource"))]
 STATES = ["adamas.numpy", "adamas.keras", "Keras Adam", "torch Adam", "optax adam"]
 FEATURED = [f"{optimizer}, {feature}" for optimizer in ("adamas.keras", "Keras Adam") for feature in FEATURES]
@@ -61,7 +63,9 @@ FEATURED = [f"{optimizer}, {feature}" for optimizer in ("adamas.keras", "Keras A
 ELSEWHERE = {"bitsandbytes": "bitsandbytes AdamW8bit", "torchao": "torchao AdamW8bit", "deepspeed": "DeepSpeedCPUAdam"}
 # Rows by kind and case. One case of those that differ in their sizes only.
 ROWS: dict[str, dict[str, list[str]]] = {
-    "step": {"large": [*STEPS, *list(FORMATS)[1:]]},
+    "step": {
+        "large": list(dict.fromkeys([*STEPS, *FORMATS, *rows("adamas.torch", MOMENTS), *rows(GRAPH, MOMENTS)])),
+    },
     "scaling": {
         "tensors-1000": [
             "adamas.numpy",
@@ -82,7 +86,11 @@ ROWS: dict[str, dict[str, list[str]]] = {
         "transformer": TRAININGS,
     },
     "rows": {"rows-100": TABLES},
-    "memory": {"one": [*PEAKS, *HELD], "state": STATES, "training": [*FORMATS, "adamas.torch", FUSED]},
+    "memory": {
+        "one": [*PEAKS, *HELD],
+        "state": STATES,
+        "training": [*FORMATS, FUSED, *(row for name in ADAPTERS for row in rows(name, MOMENTS | WEIGHTS))],
+    },
     "features": {
         "graph": FEATURED,
         "arrays": [*(f"{OURS}, {feature}" for feature in ARRAYS), f"{FUSED}, plain", f"{FUSED}, global clip"],
@@ -103,14 +111,13 @@ def test_a_kind_runs(kind: str):
     measures = "bytes" if kind == "memory" else "seconds"
     fields = {"train": {"times", "loss", "differs"}, "memory": set()}.get(kind, {"times"})
     for case in cases:
-        rows = {row["peer"]: row for row in case["rows"] if row["peer"] not in ELSEWHERE.values()}
-        assert sorted(rows) == sorted(ROWS[kind][case["key"]])
-        for row in rows.values():
+        found = {row["peer"]: row for row in case["rows"] if row["peer"] not in ELSEWHERE.values()}
+        assert sorted(found) == sorted(ROWS[kind][case["key"]])
+        for row in found.values():
             more: set[str] = set()
             if kind in ("step", "scaling"):
                 more = {"state", "gb_a_second"} | ({"cycles"} if row["peer"] in FORMATS else set())
-                if row["peer"] == OURS or row["peer"] not in FORMATS:
-                    assert row["state"] == pytest.approx(8, rel=0.02)  # with counters, where there are few parameters
+                assert row["state"] == pytest.approx(state(row["peer"]), rel=0.02)  # with counters
             if case["key"] == "training":
                 more = {"expected"}
                 assert row["figure"] == pytest.approx(row["expected"], abs=1)  # at this size there is more beside it
@@ -131,6 +138,13 @@ def test_targets_are_about_rows_that_there_are(kind: str):
                 CLOCK,
             }
             assert not missing, f"{case.key}: {target.text}"
+
+
+def state(row: str) -> float:
+    """Bytes of moments, and of corrections, for each parameter."""
+    if "int8" in row:
+        return 3.125 if "split" in row else 2.125
+    return 4 if "bfloat16" in row else 8
 
 
 def check_known(case: dict[str, Any]) -> None:

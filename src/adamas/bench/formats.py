@@ -1,7 +1,8 @@
-"""Our rows for NumPy arrays: how weights and moments are stored in each, and what arithmetic says it takes."""
+"""Our rows: how weights and moments are stored in each, and what arithmetic says it takes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ class Format:
 
     weights   the dtype of parameters and gradients
     bytes     for each parameter: of weights, gradients, moments and what is kept for the weights, together
-    settings  arguments of `adamas.numpy.Adam`
+    settings  arguments of `adamas.numpy.Adam` and `adamas.torch.Adam`
     """
 
     weights: str
@@ -20,20 +21,35 @@ class Format:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-OURS = "adamas.numpy"
-BFLOAT16 = f"{OURS}, bfloat16 moments"
-INT8 = f"{OURS}, int8 moments"
 # A step alone, as the peers' are: without the check for gradients that are not finite, which int8 has by default.
 ALONE = {"nonfinite": "propagate"}
-FORMATS = {
-    OURS: Format("float32", 4 + 4 + 8),
-    BFLOAT16: Format("float32", 4 + 4 + 4, {"moments": "bfloat16"}),
-    INT8: Format("float32", 4 + 4 + 2.125, {"moments": "int8", **ALONE}),
-    f"{OURS}, stochastic bfloat16 weights, int8 moments": Format(
+MOMENTS = {
+    "": Format("float32", 4 + 4 + 8),
+    ", bfloat16 moments": Format("float32", 4 + 4 + 4, {"moments": "bfloat16"}),
+    ", int8 moments": Format("float32", 4 + 4 + 2.125, {"moments": "int8", **ALONE}),
+}
+WEIGHTS = {
+    ", stochastic bfloat16 weights, int8 moments": Format(
         "bfloat16", 2 + 2 + 2.125, {"weights": "stochastic", "moments": "int8", **ALONE}
     ),
-    f"{OURS}, split bfloat16 weights, int8 moments": Format(
+    ", split bfloat16 weights, int8 moments": Format(
         "bfloat16", 2 + 2 + 3.125, {"weights": "split", "moments": "int8", **ALONE}
     ),
 }
 LEAST = 4096  # elements of a tensor from which on moments are stored in the format that is asked for
+
+
+def rows(adapter: str, found: dict[str, Format], largest: int = LEAST) -> dict[str, Format]:
+    """Their names with an adapter; the first one alone where all of them would store the largest tensor like it."""
+    return {adapter + suffix: form for suffix, form in found.items() if largest >= LEAST or not suffix}
+
+
+def largest(shapes: list[list[int]]) -> int:
+    """Elements of the largest tensor."""
+    return max(map(math.prod, shapes))
+
+
+OURS = "adamas.numpy"
+BFLOAT16 = f"{OURS}, bfloat16 moments"
+INT8 = f"{OURS}, int8 moments"
+FORMATS = rows(OURS, MOMENTS | WEIGHTS)

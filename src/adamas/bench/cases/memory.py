@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from adamas.bench.case import Case, Rounds, Target
 from adamas.bench.cases.step import count
-from adamas.bench.formats import FORMATS, OURS
+from adamas.bench.formats import MOMENTS, OURS, WEIGHTS, rows
 
 FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax")
 # What was freed goes back to the system, so that the next step's need shows: with oneDNN, TensorFlow keeps it; glibc
@@ -50,7 +50,8 @@ def cases(scale: float) -> list[Case]:
             "training",
             tuple(
                 Target(f"{row}, share of the arithmetic", Largest(row, 1 / (form.bytes * size)), at_most=1.05)
-                for row, form in FORMATS.items()
+                for adapter in (OURS, "adamas.torch", "adamas.keras")
+                for row, form in rows(adapter, MOMENTS | WEIGHTS).items()
             ),
             ours=OURS,
         ),

@@ -15,7 +15,7 @@ from adamas.bench.peak import peak_of
 
 def peers(shapes: list[list[int]], what: str) -> dict[str, Callable[[], Job]]:
     if what == "training":
-        return {}  # the formats are measured with NumPy and torch
+        return {}  # of our formats
 
     def job() -> Job:
         params = [jnp.full(shape, 0.5, jnp.float32) for shape in shapes]

@@ -10,7 +10,7 @@ import numpy as np
 
 import adamas.numpy
 from adamas.bench.case import ADDITIONS, CLOCK
-from adamas.bench.formats import FORMATS, LEAST, OURS
+from adamas.bench.formats import FORMATS, MOMENTS, OURS, WEIGHTS, largest, rows
 from adamas.bench.job import Job
 from adamas.bench.limit import clock, limit, threads
 from adamas.bench.peers.numpy_jobs import Arrays, made, note
@@ -41,9 +41,10 @@ def peers(shapes: list[list[int]]) -> dict[str, Callable[[], Job]]:
         return Job(run, weights=size, state=lambda: 2 * size, note=said)
 
     count = clock()
-    rows: dict[str, Callable[[], Job]] = {} if count is None else {CLOCK: lambda: Job(lambda: count(ADDITIONS))}
-    low = max(map(math.prod, shapes)) >= LEAST  # else all of them would keep their moments in float32
-    return rows | {"limit": most} | {name: partial(ours, name) for name in FORMATS if name == OURS or low}
+    found: dict[str, Callable[[], Job]] = {} if count is None else {CLOCK: lambda: Job(lambda: count(ADDITIONS))}
+    return (
+        found | {"limit": most} | {name: partial(ours, name) for name in rows(OURS, MOMENTS | WEIGHTS, largest(shapes))}
+    )
 
 
 def step(optimizer: adamas.numpy.Adam, grads: Arrays) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import adamas.keras
+from adamas.bench.formats import MOMENTS, largest, rows
 from adamas.bench.job import Job
 
 
@@ -37,7 +38,13 @@ def peers(shapes: list[list[int]]) -> dict[str, Callable[[], Job]]:
         "Keras Adam": (partial(keras_step, keras.optimizers.Adam), ("eager", "graph", "XLA")),
         "ResourceApplyAdam": (resource_step, ("eager", "graph")),
     }
-    return {f"{name} {way}": partial(job, make, way) for name, (make, ways) in makes.items() for way in ways}
+    found: dict[str, Callable[[], Job]] = {
+        f"{name} {way}": partial(job, make, way) for name, (make, ways) in makes.items() for way in ways
+    }
+    for name, form in rows("adamas.keras graph", MOMENTS, largest(shapes)).items():
+        make = partial(adamas.keras.Adam, moments=form.settings.get("moments", "float32"))
+        found[name] = partial(job, partial(keras_step, make), "graph")
+    return found
 
 
 def values(shapes: list[list[int]]) -> tuple[list[Any], list[Any]]:
@@ -67,7 +74,9 @@ def keras_step(make: Callable[..., Any], values: list[Any], grads: list[Any]) ->
 
 
 def state_bytes(optimizer: Any) -> int:
-    """Of all variables of a Keras optimizer."""
+    """Of ours as it tells, since its variables are decoded when they are read; of Keras' own, all variables."""
+    if hasattr(optimizer, "describe"):
+        return int(optimizer.describe().bytes)
     return sum(int(np.prod(v.shape)) * int(tf.as_dtype(v.dtype).size) for v in optimizer.variables)
 
 

@@ -31,7 +31,7 @@ def made(
     return make(params, lr=1e-3, **settings), params
 
 
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+def state_bytes(optimizer: Any) -> int:
     """Of all tensors in the state, tables of codes and scales included; one that several parameters share counts once.
 
     Steps that are counted in a tensor are left out: a number for each parameter tensor, not for each parameter.

@@ -1,4 +1,4 @@
-"""torch.optim.Adam as it comes, with foreach and fused; a training step with ours, too."""
+"""torch.optim.Adam as it comes, with foreach and fused; a training step in each of our formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import adamas.torch
+from adamas.bench.formats import MOMENTS, WEIGHTS, Format, rows
 from adamas.bench.job import Job
 from adamas.bench.peak import peak_of
 
@@ -29,11 +30,13 @@ def peers(shapes: list[list[int]], what: str) -> dict[str, Callable[[], Job]]:
     if what == "state":
         return {"torch Adam": job}
     if what == "training":
-        makes: dict[str, Callable[..., torch.optim.Optimizer]] = {
-            "adamas.torch": adamas.torch.Adam,
-            "torch Adam fused": partial(torch.optim.Adam, fused=True),
+        ours: dict[str, Callable[[], Job]] = {
+            name: partial(_training, shapes, adamas.torch.Adam, form)
+            for name, form in rows("adamas.torch", MOMENTS | WEIGHTS).items()
         }
-        return {name: partial(_training, shapes, make) for name, make in makes.items()}
+        return ours | {
+            "torch Adam fused": partial(_training, shapes, partial(torch.optim.Adam, fused=True), MOMENTS[""])
+        }
     return {
         "torch Adam default": job,
         "torch Adam foreach": partial(job, foreach=True),
@@ -41,15 +44,17 @@ def peers(shapes: list[list[int]], what: str) -> dict[str, Callable[[], Job]]:
     }
 
 
-def _training(shapes: list[list[int]], make: Callable[..., torch.optim.Optimizer]) -> Job:
+def _training(shapes: list[list[int]], make: Callable[..., torch.optim.Optimizer], form: Format) -> Job:
     """Weights, gradients of half the sum of their squares, optimizer, step: all of it is made in the run."""
 
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[form.weights]
+
     def run() -> object:
-        params = [torch.nn.Parameter(torch.full(shape, 0.5)) for shape in shapes]
+        params = [torch.nn.Parameter(torch.full(shape, 0.5, dtype=dtype)) for shape in shapes]
         for parameter in params:
             parameter.grad = parameter.detach().clone()
-        optimizer = make(params, lr=1e-3)
+        optimizer = make(params, lr=1e-3, **form.settings)
         optimizer.step()
         return params, optimizer
 
-    return peak_of(run, expected=16.0 * sum(map(math.prod, shapes)))
+    return peak_of(run, expected=form.bytes * sum(map(math.prod, shapes)))
