@@ -16,7 +16,7 @@ from support.environments import MODES, environment
 from support.stepping import table
 
 from adamas import formats
-from adamas.errors import KernelError
+from adamas.errors import ArgumentError, ArrayError, KernelError
 from adamas.kernels import Plan, cpu, reference
 from adamas.rule import Clip, Hyper, Rule
 
@@ -215,6 +215,18 @@ def test_verification_finds_a_gradient_that_changes_while_it_is_read(dtype: Any)
     assert taken[0] == before + 1
 
 
+@pytest.mark.parametrize("kernel", [reference.Plan, cpu.Plan])
+@pytest.mark.parametrize(("before", "after"), [(np.float32, np.int32), (np.float16, BFLOAT16), (BFLOAT16, np.float16)])
+def test_a_parameter_whose_dtype_was_changed_is_refused(kernel: type[Plan], before: Any, after: Any) -> None:
+    p = np.ones(4, before)
+    plan = kernel(Rule(), ["p"], [p], [[np.zeros(4, np.float32)] for _ in range(2)])
+    bits = p.tobytes()
+    p.dtype = after
+    with pytest.raises(ArrayError, match=f"has become {np.dtype(after).name}.* those of {np.dtype(before).name}"):
+        plan.step([np.ones(4, after)], np.array([1]), table(Hyper()))
+    assert p.tobytes() == bits
+
+
 def test_what_a_plan_does_not_take() -> None:
     p, slots = np.zeros(3, np.float32), [[np.zeros(3, np.float32)] for _ in range(2)]
     plan = cpu.Plan(Rule(), ["p"], [p], slots)
@@ -226,8 +238,9 @@ def test_what_a_plan_does_not_take() -> None:
     statistics.flags.writeable = False
     with pytest.raises(ValueError, match="given read-only"):
         plan.step([p + 1], np.array([1]), table(Hyper()), statistics=statistics)
-    with pytest.raises(ValueError, match="verify must be at least 0"):
-        cpu.Plan(Rule(), ["p"], [p], slots, verify=-1)
+    for kernel in (reference.Plan, cpu.Plan):
+        with pytest.raises(ArgumentError, match="verify=-1"):
+            kernel(Rule(), ["p"], [p], slots, verify=-1)
     averaged = cpu.Plan(Rule(), ["p"], [p], [*slots, [np.zeros(3, np.float32)]], average=True)
     with pytest.raises(ValueError, match="average_decay=None for a plan with average=True"):
         averaged.step([p + 1], np.array([1]), table(Hyper()))

@@ -71,6 +71,7 @@ def check_plan(
     format_names: Formats = None,
     weights: str = "nearest",
     average: bool = False,
+    verify: int = 0,
 ) -> None:
     """Parameters and slots that are to be stepped together: one dtype, written in place, nothing shared.
 
@@ -81,11 +82,14 @@ def check_plan(
         format_names: one per slot of the rule, for all tensors or for each. None: all in the dtype of computation.
         weights: "nearest", "stochastic" or "split".
         average: whether weights are averaged.
+        verify: at least 0.
 
     Raises:
         ArrayError: an array cannot take part.
-        ArgumentError: formats or weights are not for these slots or parameters.
+        ArgumentError: formats or weights are not for these slots or parameters, or verify is below 0.
     """
+    if verify < 0:
+        raise ArgumentError(f"verify={verify!r}: give N to compute about one block in N twice, or 0 for none")
     if len(params) != len(names):
         raise ArrayError(f"{len(names)} names and {len(params)} parameters were given; give one name for each")
     by_tensor = each(format_names, len(names))
@@ -129,10 +133,12 @@ def check_step(
     params: Sequence[np.ndarray],
     slots: Sequence[Sequence[Stored]],
     grads: Sequence[np.ndarray | None],
+    dtype: np.dtype[Any] | None,
 ) -> None:
     """The arrays of one step, of a plan that passed `check_plan`: the gradients, and what may have changed since.
 
-    Gradients may be read-only, and may share memory with each other; None is a tensor that does not take part.
+    Gradients may be read-only, and may share memory with each other; None is a tensor that does not take part. `dtype`
+    is what the parameters had when the plan was made; of a plan of no tensor, None.
 
     Raises:
         ArrayError: an array cannot take part.
@@ -149,11 +155,10 @@ def check_step(
         _check_writeable(name, "the parameter", param)
         for slot in slots:
             kept = formats.arrays(slot[i])[0]
-            native = kept.dtype not in (np.float32, np.float64) or kept.dtype == compute_dtype(param.dtype)
-            if kept.shape != param.shape or not native:
+            if kept.shape != param.shape or param.dtype != dtype:
                 raise ArrayError(
                     f"tensor {name!r}: the parameter has become {param.dtype}{list(param.shape)} and its moments are "
-                    f"{kept.dtype}{list(kept.shape)}; make a new optimizer for it"
+                    f"those of {dtype}{list(kept.shape)}; make a new optimizer for it"
                 )
         _check_layout(name, "the gradient", grad)
         _check_unmasked(name, "the gradient", grad)

@@ -82,7 +82,8 @@ class Plan:
         average: bool = False,
         verify: int = 0,
     ) -> None:
-        arrays.check_plan(rule, names, params, slots, formats, weights, average)
+        arrays.check_plan(rule, names, params, slots, formats, weights, average, verify)
+        self._dtype = params[0].dtype if params else None
         self._rule, self._seed, self._keys = rule, seed, [name_key(name) for name in names]
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
         self._formats = [
@@ -141,7 +142,7 @@ class Plan:
             ArrayError: an array cannot take part; names the tensor. Nothing has been written.
             ValueError: t, table, rows, taken or carry are not as above. Nothing has been written.
         """
-        arrays.check_step(self._names, self._params, self._slots, grads)
+        arrays.check_step(self._names, self._params, self._slots, grads, self._dtype)
         active = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
         _check_tables([i for i, _ in active], len(self._names), t, table, rows, taken)
         _check_carry(self._rule, len(self._names), carry)
@@ -182,7 +183,7 @@ class Plan:
         Raises:
             ArrayError: an array cannot take part, or shares memory; names the tensor.
         """
-        arrays.check_step(self._names, self._params, self._slots, grads)
+        arrays.check_step(self._names, self._params, self._slots, grads, self._dtype)
         arrays.check_beside([(plan._names, plan._params, plan._slots) for plan in (self, *others)], grads)
 
     def squares(self, grads: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -191,7 +192,7 @@ class Plan:
         Raises:
             ArrayError: an array cannot take part; names the tensor.
         """
-        arrays.check_step(self._names, self._params, self._slots, grads)
+        arrays.check_step(self._names, self._params, self._slots, grads, self._dtype)
         with ieee():
             return np.array([sum_of_squares([grad]) for grad in grads], np.float64)
 

@@ -98,7 +98,8 @@ class Plan:
         verify: int = 0,
     ) -> None:
         _require()
-        arrays.check_plan(rule, names, params, slots, formats, weights, average)
+        arrays.check_plan(rule, names, params, slots, formats, weights, average, verify)
+        self._dtype = params[0].dtype if params else None
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
         self._plan, self._average = None, average
         if names:
@@ -181,7 +182,7 @@ class Plan:
             raise KernelError("another thread is in the middle of a step of this optimizer; take turns with a lock")
         if status <= -3:
             raise KernelError(TWO_RESULTS.format(self._names[-3 - status]))
-        arrays.check_step(self._names, self._params, self._slots, grads)
+        arrays.check_step(self._names, self._params, self._slots, grads, self._dtype)
         raise KernelError(f"libadamas refused the arrays of {self._names[status]!r} without a reason; please report it")
 
 
