@@ -199,3 +199,11 @@ def test_a_state_with_other_groups() -> None:
     with pytest.raises(StateError, match=r"other numbers for 'norm/gamma' .*lr=0.001.* than for 'head/bias' .*lr=0.2"):
         coarser.load_portable_state(state)
     assert coarser.portable_state().hypers == before.hypers
+
+
+def test_numbers_that_no_tensor_has_are_loaded_too() -> None:
+    """All tensors are in groups; the optimizer's own learning rate, which groups without one follow, too."""
+    optimizer = AdamW(arrays(), lr=0.7, groups=[Group("*")])
+    other = AdamW(arrays(), lr=0.1, groups=[Group("*")])
+    other.load_state_dict(optimizer.state_dict())
+    assert (other.lr, other.groups[1].lr) == (0.7, 0.7)

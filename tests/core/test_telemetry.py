@@ -179,8 +179,11 @@ def test_what_the_optimizer_tells() -> None:
     optimizer.step({**grads, "w": np.full((70, 80), np.nan, np.float32)})
     assert optimizer.stats().skipped == 1
     assert optimizer.stats().tensors == told.tensors, "those of the last step that was taken"
+    plain = Adam(draw(0))
+    plain.step(draw(1))
     with pytest.raises(ArgumentError, match="make it with stats=True"):
-        Adam(draw(0)).stats()
+        plain.stats()
+    assert not plain._parts[0].sums.any(), "nothing is collected that nobody asked for"
 
 
 def test_the_table_of_a_step() -> None:
