@@ -30,6 +30,8 @@ Every other member of the family here is a switch of `Rule`:
 
                  rho_t = rho - 2 t beta2^t / (1 - beta2^t)
                  r_t^2 = (rho_t - 4)(rho_t - 2) rho / ((rho - 4)(rho - 2) rho_t)
+    infinity              Adamax (Kingma & Ba 2015, section 7): v <- max(beta2 v, |g| + eps) divides m^, neither rooted
+                          nor corrected; with eps_mode "keras" eps is added to v where it divides
 
 and `eps_root` is added inside the root (optax).
 
@@ -109,6 +111,7 @@ class Rule:
     nesterov: Nesterov = "off"
     schedule_free: bool = False
     rectify: bool = False
+    infinity: bool = False
 
     def __post_init__(self) -> None:
         _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
@@ -118,6 +121,7 @@ class Rule:
         _one_of("nesterov", self.nesterov, ("off", "constant", "scheduled"))
         _one_of("schedule_free", self.schedule_free, (False, True))
         _one_of("rectify", self.rectify, (False, True))
+        _one_of("infinity", self.infinity, (False, True))
         if self.eps_mode == "keras" and self.amsgrad == "corrected":
             raise ArgumentError(
                 "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
@@ -128,6 +132,7 @@ class Rule:
             "nesterov": self.nesterov != "off",
             "schedule_free": self.schedule_free,
             "rectify": self.rectify,
+            "infinity": self.infinity,
         }
         chosen = [name for name, on in variants.items() if on]
         if len(chosen) > 1:
@@ -254,8 +259,8 @@ class Scalars(NamedTuple):
     clip        bounds |g| after that, where gradients are clipped by value
     coupled     weight_decay where it is coupled, else 0
     c1, c2      1 - beta1, 1 - beta2
-    r2          1/bc2 where AMSGrad keeps the corrected moment, else 1
-    eps_root    inside the root, as the kernel's v needs it
+    r2          1/bc2 where AMSGrad keeps the corrected moment, beta2 for Adamax, else 1
+    eps_root    inside the root, as the kernel's v needs it; for Adamax beside |g|
     alpha       step size
     eps         beside the root, as the kernel's v needs it
     keep        1 - lr weight_decay where decay is decoupled, else 1
@@ -315,6 +320,9 @@ def update(
     def flush(x: Any) -> Any:
         return xp.where(xp.abs(x) < tiny, xp.zeros_like(x), x)
 
+    def largest(a: Any, b: Any) -> Any:  # a maximum that propagates NaN
+        return xp.where((a > b) | (a != a), a, b)
+
     g = s.grad_scale * g
     if clipped:
         g = xp.where(g > s.clip, s.clip, xp.where(g < -s.clip, -s.clip, g))
@@ -328,11 +336,13 @@ def update(
         return p, (v, z - step)
     m, v, *rest = slots
     m = flush(m + s.c1 * (g - m))
+    if rule.infinity:
+        v = flush(largest(s.r2 * v, xp.abs(g) + s.eps_root))
+        return s.keep * p - s.alpha * (m / (v + s.eps)), (m, v)
     v = flush(v + s.c2 * (g * g - v))
     if rest:
         (vmax,) = rest
-        new = v * s.r2
-        w = flush(xp.where((vmax > new) | (vmax != vmax), vmax, new))  # a maximum that propagates NaN
+        w = flush(largest(vmax, v * s.r2))
         slots = (m, v, w)
     else:
         w = v
@@ -392,10 +402,12 @@ PRESETS: Mapping[str, Preset] = {
     "torch.Adam": Preset(Rule(decay="coupled"), Hyper()),
     "torch.AdamW": Preset(Rule(), Hyper(weight_decay=1e-2)),
     "torch.NAdam": Preset(Rule(decay="coupled", nesterov="scheduled"), Hyper(lr=2e-3)),
+    "torch.Adamax": Preset(Rule(decay="coupled", infinity=True), Hyper(lr=2e-3)),
     "torch.RAdam": Preset(Rule(eps_mode="keras", decay="coupled", rectify=True), Hyper()),  # its eps is that of Keras
     # keras.optimizers 3.15; decay is decoupled in every Keras optimizer
     "keras.Adam": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7)),
     "keras.AdamW": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7, weight_decay=4e-3)),
+    "keras.Adamax": Preset(Rule(eps_mode="keras", infinity=True), Hyper(eps=1e-7)),
     "keras.Nadam": Preset(Rule(nesterov="scheduled"), Hyper(eps=1e-7, momentum_decay=1.0)),
     # optax 0.2.8; its learning rates have no default, 1e-3 is ours
     "optax.adam": Preset(Rule(), Hyper()),
@@ -403,6 +415,8 @@ PRESETS: Mapping[str, Preset] = {
     "optax.amsgrad": Preset(Rule(amsgrad="corrected"), Hyper()),
     "optax.nadam": Preset(Rule(nesterov="constant"), Hyper()),
     "optax.nadamw": Preset(Rule(nesterov="constant"), Hyper(weight_decay=1e-4)),
+    "optax.adamax": Preset(Rule(infinity=True), Hyper()),
+    "optax.adamaxw": Preset(Rule(infinity=True), Hyper(weight_decay=1e-4)),
     "optax.radam": Preset(Rule(rectify=True), Hyper()),
     # schedulefree 1.4, and optax.contrib.schedule_free_adamw but for its warmup: there step t takes the rate of step
     # t - 1, so the first moves nothing, while the weights of the mean are those of step t, as here

@@ -138,16 +138,24 @@ def scalars(
         rho, limit = xp.where(rho > 5.0, rho, 6.0), xp.where(rho > 5.0, limit, 6.0)
         ratio = (rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho)
         alpha = xp.where(adaptive > 0.0, alpha * xp.sqrt(ratio), lr / bc1)
+    r2, eps_root, eps = 1.0, hyper.eps_root, hyper.eps
+    if rule.infinity:
+        alpha, r2 = lr / bc1, hyper.beta2
+        eps_root, eps = (eps, 0.0) if paper else (0.0, eps)
+    elif rule.amsgrad == "corrected":
+        r2 = 1.0 / bc2
+    elif paper:
+        eps_root, eps = eps_root * bc2, eps * root2
     return Scalars(
         grad_scale=-grad_scale if rule.maximize else grad_scale,
         clip=clip,
         coupled=hyper.weight_decay if rule.decay == "coupled" else 0.0,
         c1=1.0 - hyper.beta1,
         c2=1.0 - hyper.beta2,
-        r2=1.0 / bc2 if rule.amsgrad == "corrected" else 1.0,
-        eps_root=hyper.eps_root * bc2 if paper and rule.amsgrad != "corrected" else hyper.eps_root,
+        r2=r2,
+        eps_root=eps_root,
         alpha=alpha,
-        eps=hyper.eps * root2 if paper else hyper.eps,
+        eps=eps,
         keep=1.0 - lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0,
         gain=gain,
         shrink=shrink,
@@ -155,3 +163,8 @@ def scalars(
         pull=pull,
         adaptive=adaptive,
     )
+
+
+def eps_bound(rule: Rule, s: Scalars) -> Any:
+    """Where the second moment is below it, eps is more than half of what divides the step."""
+    return s.eps + 2.0 * s.eps_root if rule.infinity else s.eps * s.eps - s.eps_root

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from adamas.errors import ArgumentError
 
-COLUMNS = 4  # sums of g^2, (p_new - p_old)^2, p_new^2; the number of second moments below eps^2 - eps_root
+COLUMNS = 4  # sums of g^2, (p_new - p_old)^2, p_new^2; the number of second moments below eps_bound
 
 
 class TensorStatistics(NamedTuple):

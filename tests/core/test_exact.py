@@ -34,6 +34,8 @@ RULES += [
     Rule(nesterov="constant", maximize=True),
     Rule(schedule_free=True),
     Rule("keras", "coupled", rectify=True),
+    Rule(decay="coupled", infinity=True),
+    Rule("keras", infinity=True),
     Rule("keras", schedule_free=True, maximize=True),
 ]
 # 4096 is a block, 32768 a chunk; tensors of every size share chunks, the largest is cut.

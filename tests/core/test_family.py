@@ -20,7 +20,7 @@ from adamas import state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.formats import Halves, Split
 from adamas.kernels.reference import ieee
-from adamas.numpy import Group, NAdam, RAdam, ScheduleFreeAdamW
+from adamas.numpy import Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW
 from adamas.numpy.optimizer import Optimizer
 from adamas.rule import PRESETS, evaluation_weights, training_weights
 
@@ -37,6 +37,10 @@ def made(tried: Case, params: Any, **more: Any) -> Any:
         )  # fmt: skip
     peer: Any = tried.name.split("-")[0]
     decoupled = tried.rule.decay == "decoupled"
+    if tried.rule.infinity:
+        return Adamax(
+            params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize, like=peer, **more
+        )
     if tried.rule.rectify:
         return RAdam(
             params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, decoupled and peer == "torch",
@@ -72,6 +76,10 @@ def test_the_optimizers_are_the_peers(tried: Case, dtype: type[np.floating]) -> 
         (NAdam, "keras", "keras.Nadam", {}),
         (NAdam, "optax", "optax.nadam", {}),
         (NAdam, "optax", "optax.nadamw", {"weight_decay": 1e-4}),
+        (Adamax, "torch", "torch.Adamax", {}),
+        (Adamax, "keras", "keras.Adamax", {}),
+        (Adamax, "optax", "optax.adamax", {}),
+        (Adamax, "optax", "optax.adamaxw", {"weight_decay": 1e-4}),
         (RAdam, "torch", "torch.RAdam", {}),
         (RAdam, "optax", "optax.radam", {}),
     ],
@@ -105,6 +113,7 @@ def test_torchs_two_decays() -> None:
         (NAdam, {"eps_root": 1e-8}, r"torch\.NAdam has none"),
         (NAdam, {"betas": 0.9}, "betas"),
         (NAdam, {"maximize": 1}, "maximize=1"),
+        (Adamax, {"like": "tf"}, "like='tf': give one of 'torch', 'keras', 'optax'"),
         (RAdam, {"like": "keras"}, "like='keras': give one of 'torch', 'optax'"),
         (RAdam, {"like": "optax", "weight_decay": 0.1}, r"optax\.radam has no weight decay"),
         (RAdam, {"eps_root": 1e-8}, r"torch\.RAdam has none"),

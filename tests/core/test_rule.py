@@ -37,6 +37,7 @@ FAMILY = [
         for n in ("constant", "scheduled")
     ),
     *(Rule(e, schedule_free=True) for e in ("paper", "keras")),
+    *(Rule(e, d, infinity=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
     *(Rule(e, d, rectify=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
 ]
 CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
@@ -53,6 +54,8 @@ CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
         ({"nesterov": True}, "nesterov=True: give one of 'off', 'constant', 'scheduled'"),
         ({"nesterov": "constant", "amsgrad": "raw"}, "amsgrad and nesterov exclude each other"),
         ({"rectify": 1}, "rectify=1: give one of False, True"),
+        ({"infinity": 1}, "infinity=1: give one of False, True"),
+        ({"infinity": True, "amsgrad": "raw"}, "amsgrad and infinity exclude each other"),
         ({"rectify": True, "schedule_free": True}, "schedule_free and rectify exclude each other"),
         ({"schedule_free": 1}, "schedule_free=1: give one of False, True"),
         ({"schedule_free": True, "decay": "coupled"}, "for decay='decoupled' only, not 'coupled'"),
@@ -150,6 +153,10 @@ def test_presets_are_the_peers_defaults() -> None:
         "keras.Nadam": (Rule(nesterov="scheduled"), Hyper(1e-3, 0.9, 0.999, 1e-7, momentum_decay=1.0)),
         "optax.nadam": (Rule(nesterov="constant"), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "optax.nadamw": (Rule(nesterov="constant"), Hyper(1e-3, 0.9, 0.999, 1e-8, weight_decay=1e-4)),
+        "torch.Adamax": (Rule(decay="coupled", infinity=True), Hyper(2e-3, 0.9, 0.999, 1e-8)),
+        "keras.Adamax": (Rule("keras", infinity=True), Hyper(1e-3, 0.9, 0.999, 1e-7)),
+        "optax.adamax": (Rule(infinity=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
+        "optax.adamaxw": (Rule(infinity=True), Hyper(1e-3, 0.9, 0.999, 1e-8, weight_decay=1e-4)),
         "torch.RAdam": (Rule("keras", "coupled", rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "optax.radam": (Rule(rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "schedulefree.AdamWScheduleFree": (

@@ -116,6 +116,7 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
             "nesterov": "off",
             "schedule_free": False,
             "rectify": False,
+            "infinity": False,
         },
         "hypers": [
             {

@@ -237,7 +237,7 @@ ADAMW, ADAM, KERAS, OPTAX = (
 )
 ROOTED = "optax-adamw-eps-root-amsgrad"
 NADAM, OPTAX_NADAM, FREE = "torch-nadam-decay", "optax-nadamw", "schedulefree-warmup"
-RADAM = "torch-radamw"
+RADAM, ADAMAX = "torch-radamw", "torch-adamax-decay"
 
 MUTANTS: dict[str, tuple[str, Runner]] = {
     "decay ignored": (ADAMW, hypers(weight_decay=lambda h: 0.0)),
@@ -295,6 +295,11 @@ MUTANTS: dict[str, tuple[str, Runner]] = {
     "rectified without r": (RADAM, stepwise(number=without_r)),
     "the root never left out": (RADAM, stepwise(number=lambda s, h, t: s._replace(adaptive=1.0))),
     "rectified with the paper's eps": (RADAM, rules(eps_mode="paper")),
+    "eps of Adamax where Keras has it": (ADAMAX, rules(eps_mode="keras")),
+    "eps of Adamax where torch has it": ("keras-adamax-decay", rules(eps_mode="paper")),
+    "Adamax corrected as Adam": (ADAMAX, stepwise(number=lambda s, h, t: s._replace(alpha=s.alpha * root2(h, t)))),
+    "Adamax with the largest gradient ever": (ADAMAX, stepwise(number=lambda s, h, t: s._replace(r2=1.0))),
+    "Adamax with the betas swapped": (ADAMAX, hypers(beta1=lambda h: h.beta2, beta2=lambda h: h.beta1)),
     "maximize ignored": ("torch-adamw-amsgrad-maximize", rules(maximize=False)),
     "eps_root ignored": (ROOTED, hypers(eps_root=lambda h: 0.0)),
     "eps_root uncorrected": (

@@ -29,7 +29,10 @@ def by_optax(case: Case, p: np.ndarray, gradients: Sequence[np.ndarray]) -> np.n
     """The same steps by optax, in the array's dtype. What optax has no function for is chained of its own parts."""
     h = case.hyper
     betas = {"b1": h.beta1, "b2": h.beta2, "eps": h.eps, "eps_root": h.eps_root}
-    if case.rule.rectify:
+    if case.rule.infinity:
+        betas.pop("eps_root")
+        transform = optax.adamaxw(h.lr, **betas, weight_decay=h.weight_decay)
+    elif case.rule.rectify:
         transform = optax.radam(h.lr, **betas)
     elif case.rule.nesterov != "off" and not h.weight_decay:
         transform = optax.nadam(h.lr, **betas)

@@ -75,6 +75,9 @@ class Rounded:
         error = np.where(room > 0, (self.error + abs(quotient) * other.error) / np.where(room > 0, room, 1.0), np.inf)
         return self._result(quotient, error, underflows=True)
 
+    def __abs__(self) -> Rounded:
+        return Rounded(abs(self.value), self.error, self.dtype)
+
     def sqrt(self) -> Rounded:
         root = np.sqrt(self.value)
         return self._result(root, root - np.sqrt(np.maximum(self.value - self.error, 0.0)))
@@ -112,7 +115,7 @@ def _where(condition: Any, yes: Rounded, no: Rounded) -> Rounded:
 
 
 _XP = SimpleNamespace(
-    abs=lambda x: Rounded(abs(x.value), x.error, x.dtype),
+    abs=abs,
     sqrt=Rounded.sqrt,
     where=_where,
     zeros_like=lambda x: Rounded(np.zeros_like(x.value), np.zeros_like(x.value), x.dtype),
@@ -184,6 +187,8 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
         alpha, shrink, mean = rate + root + 1.0, rate + 1.0, of_mean
         kept = hyper.beta1 * (1.0 - share)
         pull = (hyper.beta1 * share * of_mean + 2.0 * kept) / (1.0 - kept) + 1.0
+    if rule.infinity:
+        alpha = units1 + 1.0
     shrunk = hyper.lr * hyper.weight_decay
     return Scalars(
         grad_scale=0.0,

@@ -100,6 +100,21 @@ def _family() -> list[Case]:
                 radam_twin(False), 60,
             ),
         ]  # fmt: skip
+
+        def adamax_twin(p, g, h, x=maximize):  # type: ignore[no-untyped-def]
+            return twins.torch_adamax(p, g, h, maximize=x)
+
+        infinity = Rule(decay="coupled", maximize=maximize, infinity=True)
+        found += [
+            Case("torch-adamax" + mark, infinity, plain, adamax_twin, 60),
+            Case("torch-adamax-decay" + mark, infinity, decayed, adamax_twin),
+        ]
+    found += [
+        Case("keras-adamax", Rule("keras", infinity=True), plain, twins.keras_adamax, 60),
+        Case("keras-adamax-decay", Rule("keras", infinity=True), decayed, twins.keras_adamax, 60),
+        Case("optax-adamax", Rule(infinity=True), plain, twins.optax_adamax, 60),
+        Case("optax-adamaxw", Rule(infinity=True), decayed, twins.optax_adamax, 60),
+    ]
     optax_rectified = Rule(rectify=True)
     found += [
         Case("optax-radam", optax_rectified, small, twins.optax_radam, 60),

@@ -183,6 +183,46 @@ def optax_radam(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) ->
     return Result(p, (m, v))
 
 
+def torch_adamax(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, maximize: bool) -> Result:
+    """torch.optim.Adamax; its decay is coupled."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = u = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        if maximize:
+            g = -g
+        g = g + wd * p
+        m = m + (1 - b1) * (g - m)
+        u = np.maximum(b2 * u, np.abs(g) + eps)
+        p = p - lr / (1 - b1**t) * m / u
+    return Result(p, (m, u))
+
+
+def keras_adamax(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
+    """keras.optimizers.Adamax: eps is added where the step is divided, and decay comes first."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = u = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        p = p - p * wd * lr
+        m = m + (g - m) * (1 - b1)
+        u = np.maximum(b2 * u, np.abs(g))
+        p = p - lr * m / ((1 - b1**t) * (u + eps))
+    return Result(p, (m, u))
+
+
+def optax_adamax(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
+    """optax.adamax and adamaxw."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = u = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        m = (1 - b1) * g + b1 * m
+        u = np.maximum(np.abs(g) + eps, b2 * u)
+        p = p - lr * (m / (1 - b1**t) / u + wd * p)
+    return Result(p, (m, u))
+
+
 def _rectification(b2: np.longdouble, t: int) -> np.longdouble | None:
     """r_t of Liu et al.; None where there is none."""
     longest = 2 / (1 - b2) - 1

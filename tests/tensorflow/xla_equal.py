@@ -25,6 +25,8 @@ RULES = [
     Rule(nesterov="scheduled", maximize=True),
     Rule(schedule_free=True),
     Rule("keras", rectify=True),
+    Rule(infinity=True, decay="coupled"),
+    Rule("keras", infinity=True),
 ]
 compared = 0
 

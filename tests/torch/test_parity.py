@@ -104,6 +104,35 @@ def test_radam_is_torchs_float64_run_within_the_bound(case: Case, dtype: type[np
         assert bounds.excess(run(kernel, case.rule, case.hyper, p, gradients), theirs, room) <= 1.0
 
 
+ADAMAX = [case for case in FAMILY if case.name.startswith("torch-adamax")]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", ADAMAX, ids=lambda c: c.name)
+def test_adamax_is_torchs_float64_run_within_the_bound(case: Case, dtype: type[np.floating]) -> None:
+    p, gradients = discriminating(dtype, steps=case.steps)
+    wide = [g.astype(np.float64) for g in gradients]
+    h, parameter = case.hyper, torch.nn.Parameter(torch.tensor(p.astype(np.float64)))
+    optimizer = torch.optim.Adamax(
+        [parameter], h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=case.rule.maximize
+    )
+    for g in wide:
+        parameter.grad = torch.tensor(g)
+        optimizer.step()
+    state = optimizer.state[parameter]
+    theirs = Result(parameter.detach().numpy(), (state["exp_avg"].numpy(), state["exp_inf"].numpy()))
+    room = bounds.after(case.rule, case.hyper, p, gradients)
+    room = room.plus(4, bounds.after(case.rule, case.hyper, p.astype(np.float64), wide))
+    for kernel in KERNELS.values():
+        assert bounds.excess(run(kernel, case.rule, case.hyper, p, gradients), theirs, room) <= 1.0
+
+
+def test_defaults_of_adamax() -> None:
+    theirs, hyper = inspect.signature(torch.optim.Adamax).parameters, PRESETS["torch.Adamax"].hyper
+    assert (theirs["lr"].default, theirs["betas"].default) == (hyper.lr, (hyper.beta1, hyper.beta2))
+    assert (theirs["eps"].default, theirs["weight_decay"].default) == (hyper.eps, hyper.weight_decay)
+
+
 def test_defaults_of_radam() -> None:
     theirs, hyper = inspect.signature(torch.optim.RAdam).parameters, PRESETS["torch.RAdam"].hyper
     assert (theirs["lr"].default, theirs["betas"].default) == (hyper.lr, (hyper.beta1, hyper.beta2))

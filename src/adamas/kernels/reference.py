@@ -35,7 +35,7 @@ from adamas.formats import (
 )
 from adamas.kernels import arrays
 from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
-from adamas.scalars import carry_on, scalars
+from adamas.scalars import carry_on, eps_bound, scalars
 
 BLOCK = 4096  # ADAMAS_BLOCK in adamas.h: sums are defined over blocks of so many elements
 LANES = 16
@@ -131,7 +131,7 @@ class Plan:
                 Needed where weights are averaged.
             statistics: float64 [tensors, 4], written where a tensor takes part: the sums of g^2 (as read, before
                 grad_scale), of (p_new - p_old)^2 and of p_new^2 (before p_new is rounded), in the order of
-                `sum_of_squares`; and how many second moments are below eps^2 - eps_root, so that eps decides the step.
+                `sum_of_squares`; and how many second moments are below `eps_bound`, so that eps decides the step.
 
         Returns:
             The global norm of the scaled gradients where it is checked or they are clipped by it, else None.
@@ -209,7 +209,7 @@ class Plan:
         """One tensor; False where something was computed twice and differed."""
         param, dtype = self._params[i], compute_dtype(grad.dtype).type
         s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
-        tiny, bound = np.finfo(dtype).tiny, dtype(numbers.eps * numbers.eps - numbers.eps_root)
+        tiny, bound = np.finfo(dtype).tiny, dtype(eps_bound(self._rule, numbers))
         formats, same = self._formats[i], True
         slots: list[Any] = [slot[i] for slot in self._slots]
         average = slots.pop() if self._average else None

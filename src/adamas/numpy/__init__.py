@@ -17,6 +17,7 @@ The arguments, formulas and defaults are those of `torch.optim`, and `like="kera
 from adamas.gradients import GradientReport, check_gradients
 from adamas.groups import Group, no_decay
 from adamas.numpy.adam import Adam, AdamW
+from adamas.numpy.adamax import Adamax
 from adamas.numpy.nadam import NAdam
 from adamas.numpy.radam import RAdam
 from adamas.numpy.schedule_free import ScheduleFreeAdamW
@@ -24,6 +25,7 @@ from adamas.numpy.schedule_free import ScheduleFreeAdamW
 __all__ = [
     "Adam",
     "AdamW",
+    "Adamax",
     "GradientReport",
     "Group",
     "NAdam",

@@ -74,6 +74,7 @@ def rule_codes(rule: Rule) -> tuple[int, ...]:
         _NESTEROV[rule.nesterov],
         int(rule.schedule_free),
         int(rule.rectify),
+        int(rule.infinity),
     )
 
 

@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 5           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 6           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 6     /* the rule's, then `correction`, then `average` (adamas_settings) */
 #define ADAMAS_MAX_CARRIES 2   /* float64 numbers that a rule carries from step to step beside a tensor */
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
@@ -61,7 +61,7 @@ enum {
 };
 
 /* adamas.rule.Rule, Hyper and Scalars, in the same order */
-typedef struct { int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify; } adamas_rule;
+typedef struct { int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity; } adamas_rule;
 typedef struct {
   double lr, beta1, beta2, eps, eps_root, weight_decay, momentum_decay, warmup_steps, r, weight_lr_power;
 } adamas_hyper;
@@ -142,7 +142,7 @@ ADAMAS_API const double* adamas_squares(const adamas_plan* plan);
 
 /* After finish(UPDATE) of a step with statistics, ADAMAS_STATISTICS numbers for each active tensor: the sums of g^2 (as
  * read, before grad_scale), of (p_new - p_old)^2 and of p_new^2 (before p_new is rounded), and how many second moments w
- * are below eps^2 - eps_root, so that eps decides the step. Summed as the phase NORM sums. Valid until the next begin. */
+ * are below adamas.scalars.eps_bound: eps decides the step. Summed as the phase NORM sums. Valid until the next begin. */
 #define ADAMAS_STATISTICS 4
 ADAMAS_API const double* adamas_statistics(const adamas_plan* plan);
 

@@ -41,7 +41,7 @@ template <class T>
 using Average = void (*)(T* average, const T* p, T share, int64_t n);
 
 // The lines of adamas.rule.update that differ by more than numbers.
-enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kFormulas };
+enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kAdamax, kFormulas };
 
 template <class T>
 struct Loops {

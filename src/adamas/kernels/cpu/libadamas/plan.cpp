@@ -106,7 +106,7 @@ Job<T> adamas_plan::job(int64_t k) const {
   job.numbers = rounded<T>(s, scales[k], bound);
   job.key = keys[k];
   job.share = T(average_share);
-  job.bound = T(s.eps * s.eps - s.eps_root);
+  job.bound = T(eps_bound(settings.rule, s));
   job.root = root_slot(settings.rule);
   job.squares = !summed;
   return job;

@@ -9,6 +9,12 @@
 namespace adamas {
 namespace {
 
+// A maximum that propagates NaN.
+template <class T>
+inline T largest(T a, T b) {
+  return (a > b) | (a != a) ? a : b;
+}
+
 template <class T, bool kClipped, bool kCoupled>
 inline T gradient(const Numbers<T>& c, T g, T p) {
   T gi = c.grad_scale * g;
@@ -17,24 +23,23 @@ inline T gradient(const Numbers<T>& c, T g, T p) {
   return gi;
 }
 
-// Adam, AMSGrad, NAdam and RAdam.
+// Adam, AMSGrad, NAdam, RAdam and Adamax.
 template <class T, Formula kFormula, bool kClipped, bool kCoupled>
 inline void adam(const Numbers<T>& c, T* __restrict p, const T* __restrict g, T* __restrict m, T* __restrict v,
                  T* __restrict vmax, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const T gi = gradient<T, kClipped, kCoupled>(c, g[i], p[i]);
     const T mi = flush(m[i] + c.c1 * (gi - m[i]));
-    const T vi = flush(v[i] + c.c2 * (gi * gi - v[i]));
+    T vi = flush(v[i] + c.c2 * (gi * gi - v[i]));
+    if (kFormula == kAdamax) vi = flush(largest(c.r2 * v[i], std::fabs(gi) + c.eps_root));
     T w = vi;
     if (kFormula == kAmsgrad) {
-      const T corrected = vi * c.r2;
-      const T largest = vmax[i];
-      w = flush((largest > corrected) | (largest != largest) ? largest : corrected);
+      w = flush(largest(vmax[i], vi * c.r2));
       vmax[i] = w;
     }
     m[i] = mi;
     v[i] = vi;
-    T root = std::sqrt(w + c.eps_root) + c.eps;
+    T root = (kFormula == kAdamax ? w : std::sqrt(w + c.eps_root)) + c.eps;
     if (kFormula == kRectified) root = c.adaptive > T(0) ? root : T(1);
     p[i] = c.keep * p[i] - (kFormula == kNesterov ? (c.alpha * mi + c.gain * gi) / root : c.alpha * (mi / root));
   }

@@ -12,6 +12,7 @@ inline Formula formula(const adamas_rule& rule) {
   if (rule.schedule_free) return kScheduleFree;
   if (rule.nesterov != ADAMAS_NESTEROV_OFF) return kNesterov;
   if (rule.rectify) return kRectified;
+  if (rule.infinity) return kAdamax;
   return rule.amsgrad != ADAMAS_AMSGRAD_OFF ? kAmsgrad : kAdam;
 }
 

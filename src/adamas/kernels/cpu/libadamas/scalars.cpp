@@ -86,6 +86,12 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
     s.mean = weight(h, step, carry[1]) / (carry[0] > 0.0 ? carry[0] : 1.0);
     s.pull = 1.0 - h.beta1 * (1.0 - s.mean);
   }
+  if (rule.infinity) {
+    s.alpha = h.lr / bc1;
+    s.r2 = h.beta2;
+    s.eps_root = paper ? h.eps : 0.0;
+    s.eps = paper ? 0.0 : h.eps;
+  }
   if (rule.rectify) {
     const double limit = 2.0 / (1.0 - h.beta2) - 1.0;
     const double rho = limit - 2.0 * step * power2 / bc2;

@@ -14,6 +14,11 @@ double power(double x, int64_t n);
 // adamas.scalars.carry_on
 void carry_on(const adamas_rule& rule, const adamas_hyper& h, int64_t t, const double* before, double* after);
 
+// adamas.scalars.eps_bound
+inline double eps_bound(const adamas_rule& rule, const adamas_scalars& s) {
+  return rule.infinity ? s.eps + 2.0 * s.eps_root : s.eps * s.eps - s.eps_root;
+}
+
 // adamas.scalars.scalars
 adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale, double clip,
                        const double* carry);
