@@ -11,10 +11,11 @@
     ├── RunError           (RuntimeError)  a run folder that is missing, unfinished or damaged
     ├── BenchmarkError     (RuntimeError)  something that could not be measured, or would compare what is not the same
     ├── KernelError        (RuntimeError)  a kernel was asked for that cannot serve here; says why
+    │   └── FaultError                     a block that was computed twice gave two results: faulty hardware
     └── MissingExtraError  (ImportError)   an optional package is absent; names the extra to install
 
 A message says what was given, what is allowed and what to do next.
-Nothing has been changed when one of them is raised.
+Nothing has been changed when one of them is raised, but for FaultError.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class BenchmarkError(AdamasError, RuntimeError):
 
 class KernelError(AdamasError, RuntimeError):
     """A kernel was asked for that cannot serve here; the message says why."""
+
+
+class FaultError(KernelError):
+    """A block was computed twice and gave two results: this machine is faulty. The step has been taken."""
 
 
 class MissingExtraError(AdamasError, ImportError):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adamas.errors import KernelError, NonFiniteError
+from adamas.errors import FaultError, NonFiniteError
 from adamas.kernels import Plan
 from adamas.kernels.reference import ieee
 from adamas.rule import Clip
@@ -78,7 +78,7 @@ def step(
 
     Raises:
         ArrayError: an array cannot take part; nothing has been changed.
-        KernelError: a block was computed twice and gave two results; the whole step has been taken.
+        FaultError: a block was computed twice and gave two results; the whole step has been taken.
     """
     given = split(parts, grads)
     squares = None
@@ -103,7 +103,7 @@ def step(
                 average_decay=average_decay,
                 statistics=part.sums if statistics else None,
             )
-        except KernelError as error:  # a block gave two results: this plan has stepped, and so must the others
+        except FaultError as error:  # a block gave two results: this plan has stepped, and so must the others
             faults.append(error)
     if faults:
         raise faults[0]

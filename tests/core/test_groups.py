@@ -12,7 +12,7 @@ from support.stepping import same_bits
 from adamas import groups
 from adamas.errors import ArgumentError, StateError
 from adamas.groups import Group, Numbers, assign, no_decay
-from adamas.numpy import Adam, AdamW
+from adamas.numpy import Adam, AdamW, NAdam
 from adamas.rule import Hyper
 
 NAMES = ["embed/table", "dense/kernel", "dense/bias", "head/kernel", "head/bias", "norm/gamma"]
@@ -103,6 +103,12 @@ def test_whom_decay_spares(name: str, shape: tuple[int, ...], spared: bool) -> N
         (lambda: Adam(arrays(), groups=[Group("*", betas=(0.9, 1), name="all")]), "group all: beta2=1"),
         (lambda: Adam(arrays(), no_decay="bias"), "no_decay='bias': give False or True"),
         (lambda: AdamW(arrays(), groups=[Group("nothing")]), "group nothing: it matches no tensor"),
+        (lambda: Adam(arrays(), groups=[Group("*", eps_root=0.1)]), r"group \*: eps_root=0.1: torch.Adam has none"),
+        (lambda: NAdam(arrays(), groups=[Group("*", eps_root=0.1)]), r"group \*: eps_root=0.1: torch.NAdam has none"),
+        (
+            lambda: Adam(arrays(), like="optax", groups=[Group("*", weight_decay=0.1)]),
+            r"group \*: weight_decay=0.1: optax.adam has no weight decay",
+        ),
     ],
 )
 def test_what_is_refused(make: Any, message: str) -> None:

@@ -12,7 +12,7 @@ from ml_dtypes import bfloat16
 from support.stepping import KERNELS, same_bits, table
 
 from adamas import formats, state, telemetry
-from adamas.errors import ArgumentError, KernelError, StateError
+from adamas.errors import ArgumentError, FaultError, KernelError, StateError
 from adamas.groups import Group
 from adamas.kernels import Plan, cpu, reference
 from adamas.numpy import Adam, AdamW
@@ -322,7 +322,8 @@ def test_a_fault_in_one_plan_leaves_no_half_step(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(reference, "update", faulty)
     monkeypatch.setattr(cpu, "why_not", lambda: "of the test")
-    optimizer = Adam({"a": np.ones(3, np.float32), "b": np.ones(3)}, verify=1)
-    with pytest.raises(KernelError, match="tensor 'a': a block"):
+    optimizer = Adam({"a": np.ones(3, np.float32), "b": np.ones(3)}, verify=1, stats=True)
+    with pytest.raises(FaultError, match="tensor 'a': a block"):
         optimizer.step({"a": np.ones(3, np.float32), "b": np.ones(3)})
     assert optimizer.portable_state().steps == {"a": 1, "b": 1}
+    assert len(optimizer.stats().tensors) == 2

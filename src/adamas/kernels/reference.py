@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from adamas.errors import KernelError
+from adamas.errors import FaultError, KernelError
 from adamas.formats import (
     NATIVE,
     PARAMETER,
@@ -137,7 +137,7 @@ class Plan:
             The global norm of the scaled gradients where it is checked or they are clipped by it, else None.
 
         Raises:
-            KernelError: a block was computed twice and gave two results, so memory or a processor is faulty; names the
+            FaultError: a block was computed twice and gave two results, so memory or a processor is faulty; names the
                 tensor. The step has been taken.
             ArrayError: an array cannot take part; names the tensor. Nothing has been written.
             ValueError: t, table, rows, taken or carry are not as above. Nothing has been written.
@@ -174,7 +174,7 @@ class Plan:
                 if carry is not None:
                     carry[i] = carried
         if differing is not None:
-            raise KernelError(TWO_RESULTS.format(differing))
+            raise FaultError(TWO_RESULTS.format(differing))
         return norm
 
     def ready(self, grads: Sequence[np.ndarray | None], others: Sequence[Plan] = ()) -> None:

@@ -121,6 +121,7 @@ class Adam(Optimizer):
             ema=ema,
             verify=verify,
         )
+        check_groups(self._peers[like], groups)
 
 
 class AdamW(Adam):
@@ -161,6 +162,31 @@ def of_peer(peers: Mapping[str, str], like: str) -> tuple[str, Preset]:
     return peers[like], PRESETS[peers[like]]
 
 
+def check_peer(peer: str, eps_root: float | None, weight_decay: float | None) -> None:
+    """Nothing if a peer's optimizer has these numbers, of the whole optimizer or of a group.
+
+    Raises:
+        ArgumentError: it has not.
+    """
+    if eps_root and not peer.startswith("optax"):
+        raise ArgumentError(f"eps_root={eps_root!r}: {peer} has none; only like='optax' takes it")
+    if weight_decay and peer == "optax.adam":
+        raise ArgumentError(f"weight_decay={weight_decay!r}: optax.adam has no weight decay; use AdamW")
+
+
+def check_groups(peer: str, groups: Sequence[Group]) -> None:
+    """Nothing if no group has a number that the peer's optimizer has not.
+
+    Raises:
+        ArgumentError: one has; names it.
+    """
+    for group in groups:
+        try:
+            check_peer(peer, group.eps_root, group.weight_decay)
+        except ArgumentError as error:
+            raise ArgumentError(f"group {group.name}: {error}") from None
+
+
 def _settings(
     peers: Mapping[str, str],
     lr: float,
@@ -176,10 +202,7 @@ def _settings(
     check_betas(betas)
     if amsgrad not in (False, True):
         raise ArgumentError(f"amsgrad={amsgrad!r}: give False or True")
-    if eps_root and like != "optax":
-        raise ArgumentError(f"eps_root={eps_root!r}: {peers[like]} has none; only like='optax' takes it")
-    if weight_decay and peers[like] == "optax.adam":
-        raise ArgumentError(f"weight_decay={weight_decay!r}: optax.adam has no weight decay; use AdamW")
+    check_peer(peers[like], eps_root, weight_decay)
     kept = PRESETS["optax.amsgrad"].rule.amsgrad if like == "optax" else "raw"
     rule = replace(preset.rule, amsgrad=kept if amsgrad else "off", maximize=maximize)
     hyper = replace(

@@ -9,7 +9,7 @@ from typing import ClassVar, Unpack
 
 from adamas.errors import ArgumentError
 from adamas.groups import check_betas
-from adamas.numpy.adam import Peer, of_peer
+from adamas.numpy.adam import Peer, check_groups, check_peer, of_peer
 from adamas.numpy.optimizer import Common, Optimizer
 from adamas.numpy.parameters import Arrays
 
@@ -85,8 +85,7 @@ class NAdam(Optimizer):
             raise ArgumentError(f"decoupled_weight_decay={decoupled_weight_decay!r}: give False, True or None")
         if decoupled_weight_decay is False and like != "torch":
             raise ArgumentError(f"decoupled_weight_decay=False: the decay of {peer} is always decoupled; leave it out")
-        if eps_root and like != "optax":
-            raise ArgumentError(f"eps_root={eps_root!r}: {peer} has none; only like='optax' takes it")
+        check_peer(peer, eps_root, weight_decay)
         given = {"lr": lr, "eps": eps, "momentum_decay": momentum_decay}
         super().__init__(
             params,
@@ -101,3 +100,4 @@ class NAdam(Optimizer):
             ),
             **common,
         )
+        check_groups(peer, common.get("groups", ()))

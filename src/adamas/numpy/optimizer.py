@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 import numpy as np
 
 from adamas import formats, parts, storage
-from adamas.errors import ArgumentError, StateError, UnsupportedError
+from adamas.errors import ArgumentError, FaultError, StateError, UnsupportedError
 from adamas.formats import Key, Weights, name_key
 from adamas.groups import Group, LiveGroup, Numbers
 from adamas.kernels import choose
@@ -158,7 +158,7 @@ class Optimizer:
             ArrayError: a gradient does not fit, or a parameter was replaced by another array; names the tensor.
             ArgumentError: `grads` is not what `params` was, names an unknown parameter, or a number is out of range.
             NonFiniteError: a gradient is not finite, with nonfinite="raise"; names the first such tensor.
-            KernelError: with `verify`: a block gave two results, so this machine is faulty. The step has been taken.
+            FaultError: with `verify`: a block gave two results, so this machine is faulty. The step has been taken.
 
         Nothing has been changed when one of the others is raised. A Ctrl-C (KeyboardInterrupt) leaves each parameter,
         its moments and its step count as they were or as the step makes them, never between; where there is no native
@@ -174,23 +174,31 @@ class Optimizer:
         check = self._nonfinite != "propagate"
         with self._lock:
             ordered = self._parameters.in_order(grads)
-            norm = parts.step(
-                self._parts,
-                ordered,
-                self._numbers.table,
-                clip=clip,
-                grad_scale=float(grad_scale),
-                check=check,
-                average_decay=self._ema,
-                statistics=self._stats,
-            )
+            try:
+                norm = parts.step(
+                    self._parts,
+                    ordered,
+                    self._numbers.table,
+                    clip=clip,
+                    grad_scale=float(grad_scale),
+                    check=check,
+                    average_decay=self._ema,
+                    statistics=self._stats,
+                )
+            except FaultError:  # the step has been taken
+                self._remember(ordered, float(grad_scale))
+                raise
             if check and norm is not None and not math.isfinite(norm):
                 if self._nonfinite == "raise":
                     raise parts.not_finite(self._parts, self._names, ordered)
                 self._skipped += 1
-            elif self._stats:
-                self._last = [grad is not None for grad in ordered], float(grad_scale)
+            else:
+                self._remember(ordered, float(grad_scale))
             return norm
+
+    def _remember(self, grads: list[np.ndarray | None], grad_scale: float) -> None:
+        if self._stats:
+            self._last = [grad is not None for grad in grads], grad_scale
 
     def stats(self) -> Statistics:
         """What the last step did, for each tensor and in total: norms, their ratio, how much epsilon decides.

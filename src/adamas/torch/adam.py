@@ -125,7 +125,7 @@ class Stepped:
             ArgumentError: a number of a group is outside its range.
             StateError: the state of a parameter lacks something.
             NonFiniteError: a gradient is not finite, with nonfinite="raise"; names the first such parameter.
-            KernelError: with `verify`: a block gave two results, so this machine is faulty. The step has been taken.
+            FaultError: with `verify`: a block gave two results, so this machine is faulty. The step has been taken.
 
         Nothing has been changed when one of the others is raised. After a Ctrl-C (KeyboardInterrupt) the moments of
         each parameter and its step belong together.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adamas import formats, parts, storage
-from adamas.errors import ArgumentError, ArrayError, StateError
+from adamas.errors import ArgumentError, ArrayError, FaultError, StateError
 from adamas.formats import Blocks, Key, name_key
 from adamas.kernels import choose
 from adamas.kernels.reference import ieee
@@ -79,12 +79,14 @@ class Stepper:
         if not self._prepared.parts:
             return
         arrays = self._arrays(grads, groups)
+        stepped = [p for p, g in zip(params, grads, strict=True) if g is not None]
         try:
-            finite = self._run(arrays, table)
-        except ArrayError:  # nothing was written: a gradient is not contiguous, or shares memory with a parameter
-            finite = self._run([g if g is None else np.array(g, order="C") for g in arrays], table)
-        if finite:  # what autograd has saved of a parameter is out of date, as after any operation in place
-            torch.autograd.graph.increment_version([p for p, g in zip(params, grads, strict=True) if g is not None])
+            taken = self._run_contiguous(arrays, table)
+        except FaultError:
+            torch.autograd.graph.increment_version(stepped)
+            raise
+        if taken:  # what autograd has saved of a parameter is out of date, as after any operation in place
+            torch.autograd.graph.increment_version(stepped)
 
     def stats(self) -> Statistics:
         """What the last step did.
@@ -128,6 +130,12 @@ class Stepper:
         for name, p in zip(names, group["params"], strict=True):
             self._how(rule, group, name, p)
 
+    def _run_contiguous(self, arrays: parts.Gradients, table: np.ndarray) -> bool:
+        try:
+            return self._run(arrays, table)
+        except ArrayError:  # nothing was written: a gradient is not contiguous, or shares memory with a parameter
+            return self._run([g if g is None else np.array(g, order="C") for g in arrays], table)
+
     def _run(self, arrays: parts.Gradients, table: np.ndarray) -> bool:
         """The step; False where it was skipped."""
         now = self._prepared
@@ -136,6 +144,9 @@ class Stepper:
             part.taken[:] = steps
         try:
             norm = parts.step(now.parts, arrays, table, check=check, statistics=self._settings.stats)
+        except FaultError:  # the step has been taken
+            self._took_part = [g is not None for g in arrays]
+            raise
         finally:  # Ctrl-C finds moments and steps that belong together
             for part, steps in zip(now.parts, now.steps, strict=True):
                 steps[:] = part.taken

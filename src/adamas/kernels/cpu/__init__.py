@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adamas.errors import ArgumentError, KernelError
+from adamas.errors import ArgumentError, FaultError, KernelError
 from adamas.formats import Blocks, Stored, name_key
 from adamas.formats import arrays as stored_arrays
 from adamas.kernels import arrays
@@ -182,7 +182,7 @@ class Plan:
         if status == -2:
             raise KernelError("another thread is in the middle of a step of this optimizer; take turns with a lock")
         if status <= -3:
-            raise KernelError(TWO_RESULTS.format(self._names[-3 - status]))
+            raise FaultError(TWO_RESULTS.format(self._names[-3 - status]))
         arrays.check_step(self._names, self._params, self._slots, grads, self._dtype)
         raise KernelError(f"libadamas refused the arrays of {self._names[status]!r} without a reason; please report it")
 
