@@ -98,6 +98,13 @@ def test_of_a_large_case_one_row_at_a_time_is_in_memory():
     assert log[2:] == [step for steps in one for step in steps] * 2
 
 
+def test_a_row_that_cannot_serve_is_tried_once():
+    worker = Scripted({"b": {"absent": "OSError: no"}}, ours=[1.0, 1.0], b=[])
+    result = measure(case(large=True), [worker], plan(2))
+    assert worker.asked.count("prepare") == 3
+    assert result["absent"] == {"b": "OSError: no"}
+
+
 def test_a_part_of_the_rows_has_no_verdict_and_ours_is_there():
     target = Target("theirs / ours", Ratio("theirs", "ours"), at_least=2)
     worker = Scripted(ours=[1.0], theirs=[1.0], words=[1.0])
@@ -255,6 +262,8 @@ def test_bytes_of_state_are_a_column_where_they_are_known():
     cases = [{"case": "A", "unit": "ms", "rows": rows}]
     assert wide("T", cases, units=True)[0::2] == ["| T | A: ms | state, bytes a parameter |", "| a | 1 | 2.125 |"]
     assert wide("T", cases)[0] == "| T | A |"
+    small = [{"case": "B", "unit": "ms", "rows": [rows[0] | {"state": 8.0}]}]  # a tensor that gains nothing
+    assert wide("T", cases + small, units=True)[2] == "| a | 1 | 1 | 2.125 |"
 
 
 MACHINE = {"processor": "P", "cores": 2, "memory_gib": 1.0, "system": "S", "python": "3", "packages": {}, "date": "D"}
