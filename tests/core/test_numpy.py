@@ -17,7 +17,7 @@ import adamas
 from adamas import gradients, kernels, state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.kernels import cpu
-from adamas.numpy import Adam, AdamW, adam
+from adamas.numpy import Adam, AdamW, adam, adamax, nadam, radam, schedule_free
 from adamas.rule import Hyper, Rule
 
 OPTIMIZERS = pytest.mark.parametrize("kind", [Adam, AdamW])
@@ -42,7 +42,9 @@ def unchanged(optimizer: Adam, params: Any, before: list[np.ndarray]) -> bool:
     return all(np.array_equal(now, then) for now, then in zip(snapshot(optimizer, params), before, strict=True))
 
 
-@pytest.mark.parametrize("module", [adam, gradients, state], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [adam, adamax, gradients, nadam, radam, schedule_free, state], ids=lambda m: m.__name__
+)
 def test_examples(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

@@ -168,10 +168,12 @@ def check_peer(peer: str, eps_root: float | None, weight_decay: float | None) ->
     Raises:
         ArgumentError: it has not.
     """
-    if eps_root and not peer.startswith("optax"):
-        raise ArgumentError(f"eps_root={eps_root!r}: {peer} has none; only like='optax' takes it")
-    if weight_decay and peer == "optax.adam":
-        raise ArgumentError(f"weight_decay={weight_decay!r}: optax.adam has no weight decay; use AdamW")
+    if eps_root and (not peer.startswith("optax") or peer == "optax.adamax"):
+        other = "leave it out" if peer.endswith("damax") else "only like='optax' takes it"
+        raise ArgumentError(f"eps_root={eps_root!r}: {peer} has none; {other}")
+    if weight_decay and peer in ("optax.adam", "optax.radam"):
+        remedy = "use AdamW" if peer == "optax.adam" else "leave it out"
+        raise ArgumentError(f"weight_decay={weight_decay!r}: {peer} has no weight decay; {remedy}")
 
 
 def check_groups(peer: str, groups: Sequence[Group]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, Unpack
 
 from adamas.groups import check_betas
-from adamas.numpy.adam import Peer, of_peer
+from adamas.numpy.adam import Peer, check_groups, of_peer
 from adamas.numpy.optimizer import Common, Optimizer
 from adamas.numpy.parameters import Arrays
 
@@ -65,7 +65,7 @@ class Adamax(Optimizer):
         like: Peer = "torch",
         **common: Unpack[Common],
     ) -> None:
-        _, (rule, hyper) = of_peer(self._peers, like)
+        peer, (rule, hyper) = of_peer(self._peers, like)
         check_betas(betas)
         given = {name: number for name, number in (("lr", lr), ("eps", eps)) if number is not None}
         super().__init__(
@@ -74,3 +74,4 @@ class Adamax(Optimizer):
             replace(hyper, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, **given),
             **common,
         )
+        check_groups(peer, common.get("groups", ()))

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Unpack
 
 from adamas.errors import ArgumentError
 from adamas.groups import check_betas
-from adamas.numpy.adam import of_peer
+from adamas.numpy.adam import check_groups, check_peer, of_peer
 from adamas.numpy.optimizer import Common, Optimizer
 from adamas.numpy.parameters import Arrays
 
@@ -78,12 +78,9 @@ class RAdam(Optimizer):
         check_betas(betas)
         if not isinstance(decoupled_weight_decay, bool):
             raise ArgumentError(f"decoupled_weight_decay={decoupled_weight_decay!r}: give False or True")
-        if (weight_decay or decoupled_weight_decay) and like != "torch":
-            raise ArgumentError(
-                f"weight_decay={weight_decay!r}: {peer} has no weight decay; only like='torch' takes it"
-            )
-        if eps_root and like != "optax":
-            raise ArgumentError(f"eps_root={eps_root!r}: {peer} has none; only like='optax' takes it")
+        if decoupled_weight_decay and like != "torch":
+            raise ArgumentError(f"decoupled_weight_decay=True: {peer} has no weight decay; leave it out")
+        check_peer(peer, eps_root, weight_decay)
         super().__init__(
             params,
             replace(rule, decay="decoupled" if decoupled_weight_decay else rule.decay, maximize=maximize),
@@ -92,3 +89,4 @@ class RAdam(Optimizer):
             ),
             **common,
         )
+        check_groups(peer, common.get("groups", ()))
