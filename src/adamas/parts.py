@@ -70,7 +70,7 @@ def step(
         table: the numbers of the rows.
         clip: by a norm of all gradients together, or None.
         grad_scale, average_decay: as a plan takes them.
-        check: nothing is changed where the norm of the gradients is not finite.
+        check: nothing is changed where the norm of the scaled gradients is one that `can_square` refuses.
         statistics: write `sums`.
 
     Returns:
@@ -86,6 +86,10 @@ def step(
         check_ready(parts, given)
         if check or clip is not None:
             squares = _total(sums_of_squares(parts, given))
+        if check and squares is not None:
+            whole = abs(grad_scale) * math.sqrt(squares)
+            if not can_square(parts, whole):
+                return whole
     norm, faults = None, []
     for part, own in zip(parts, given, strict=True):
         try:
@@ -110,6 +114,11 @@ def step(
     return norm
 
 
+def can_square(parts: Sequence[Part], norm: float) -> bool:
+    """Whether a step can compute with gradients of this norm: it is finite, and their squares are in each dtype."""
+    return all(norm < part.plan.limit for part in parts)
+
+
 def split(parts: Sequence[Part], grads: Gradients) -> list[Gradients]:
     """The gradients of each part."""
     if len(parts) == 1 and len(parts[0].members) == len(grads):
@@ -126,18 +135,23 @@ def sums_of_squares(parts: Sequence[Part], given: Sequence[Gradients]) -> list[f
     return found
 
 
-def not_finite(parts: Sequence[Part], names: Sequence[str], grads: Gradients) -> NonFiniteError:
-    """What to raise where the norm of these gradients is not finite: names the first tensor that is not."""
-    for name, grad, own in zip(names, grads, sums_of_squares(parts, split(parts, grads)), strict=False):
-        if grad is not None and not math.isfinite(own):
+def not_finite(
+    parts: Sequence[Part], names: Sequence[str], grads: Gradients, grad_scale: float = 1.0
+) -> NonFiniteError:
+    """What to raise where `can_square` refuses the norm of these gradients: names the first tensor at fault."""
+    limits = {i: part.plan.limit for part in parts for i in part.members}
+    for i, own in enumerate(sums_of_squares(parts, split(parts, grads))):
+        grad = grads[i]
+        if grad is not None and not abs(grad_scale) * math.sqrt(own) < limits[i]:
             nan, infinite = int(np.isnan(grad).sum()), int(np.isinf(grad).sum())
+            wide = "float64" if limits[i] == math.inf else "float32"
             return NonFiniteError(
-                f"tensor {name!r}: of {grad.size} elements of its gradient {nan} are NaN and {infinite} infinite"
-                + ("" if nan or infinite else ", but their squares overflow float64")
+                f"tensor {names[i]!r}: of {grad.size} elements of its gradient {nan} are NaN and {infinite} infinite"
+                + ("" if nan or infinite else f", but their squares overflow {wide}")
                 + "; nothing was changed. Look at the batch and at the loss, lower the learning rate, or skip such "
                 'steps with nonfinite="skip"'
             )
-    return NonFiniteError("the sum of the squares of all gradients overflows float64; nothing was changed")
+    return NonFiniteError("the squares of all gradients together overflow; nothing was changed")
 
 
 def has_none(grads: Gradients) -> bool:

@@ -168,7 +168,7 @@ def test_raise_names_the_first_tensor_and_changes_nothing(mixed: bool) -> None:
     with pytest.raises(NonFiniteError, match=r"tensor 'b': .* 0 are NaN and 0 infinite, but their squares overflow"):
         wide.step(huge)
     many = Adam([np.zeros(1), np.zeros(1)], nonfinite="raise")
-    with pytest.raises(NonFiniteError, match="sum of the squares of all gradients overflows"):
+    with pytest.raises(NonFiniteError, match="the squares of all gradients together overflow"):
         many.step([np.full(1, 1.2e154), np.full(1, 1.2e154)])
     assert not wide.state_dict()["state"]["b"]["m"].any()
 
@@ -227,3 +227,27 @@ def test_a_scale_that_is_none_is_refused(bad: Any) -> None:
 def test_other_words_are_refused() -> None:
     with pytest.raises(ArgumentError, match="nonfinite='ignore': give one of 'propagate', 'skip', 'raise'"):
         Adam(problem(0), nonfinite="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_squares_that_overflow_float32_are_not_finite(mixed: bool) -> None:
+    """1e20 is a number, its square is none in float32: v would be infinite, and NaN one step later."""
+    params = problem(0, mixed)
+    for nonfinite, grad_scale, value in (("skip", 1.0, 1e20), ("raise", 1.0, 1e20), ("skip", 1e30, 1.0)):
+        optimizer = Adam(params, nonfinite=nonfinite)  # type: ignore[arg-type]
+        before = everything(optimizer, params)
+        grads = {**problem(1, mixed), "a": np.full(7, value, np.float32)}
+        if nonfinite == "raise":
+            with pytest.raises(NonFiniteError, match=r"tensor 'a': .* but their squares overflow float32"):
+                optimizer.step(grads)
+        else:
+            assert (optimizer.step(grads, grad_scale=grad_scale) or 0.0) > 1e19
+            assert optimizer.skipped == 1
+        assert unchanged(optimizer, params, before)
+    wide = [np.zeros(3)]
+    Adam(wide, nonfinite="raise").step([np.full(3, 1e20)])
+    assert wide[0].all(), "in float64 it is one"
+    large = Adam([np.ones(3, np.float32)], nonfinite="raise")
+    for _ in range(3):
+        large.step([np.full(3, 2.0**63, np.float32)])
+    assert np.isfinite(large.portable_state().slots["0"]["v"]).all()

@@ -23,6 +23,8 @@ from adamas.rule import Clip, Rule
 class Plan(Protocol):
     """What a kernel for NumPy arrays offers; documented in `reference.py`."""
 
+    limit: float
+
     def __init__(
         self,
         rule: Rule,

@@ -84,6 +84,7 @@ class Plan:
     ) -> None:
         arrays.check_plan(rule, names, params, slots, formats, weights, average, verify)
         self._dtype = params[0].dtype if params else None
+        self.limit = norm_limit(params)
         self._rule, self._seed, self._keys = rule, seed, [name_key(name) for name in names]
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
         self._formats = [
@@ -119,7 +120,7 @@ class Plan:
             rows: int32, one per tensor: its line of `table`. None: line 0 for all.
             grad_scale: multiplies every gradient.
             clip: clips the scaled gradients.
-            check: nothing is written where the global norm of the gradients is not finite.
+            check: nothing is written where the global norm of the scaled gradients is not below `limit`.
             squares: the sum of the squares of all gradients that the global norm is of, these among them: for
                 several plans, added up from what `squares` gives of each. None: of these gradients.
             taken: int64, one per tensor, written: becomes `t` where a tensor has taken part. An interrupt (Ctrl-C)
@@ -152,7 +153,7 @@ class Plan:
             clipped = clip is not None and clip.kind in ("global_norm", "torch")
             if check or clipped:
                 norm = abs(grad_scale) * math.sqrt(sum_of_squares(grads) if squares is None else squares)
-                if check and not math.isfinite(norm):
+                if check and not norm < self.limit:
                     return norm
             if clip is not None and norm is not None and clipped:
                 grad_scale *= clip_factor(clip.kind, norm, clip.bound)
@@ -254,6 +255,11 @@ class Plan:
             raise ValueError(
                 f"statistics is {statistics.dtype}{list(statistics.shape)}: give writable float64{list(wanted)}"
             )
+
+
+def norm_limit(params: Sequence[np.ndarray]) -> float:
+    """Below it, gradients of this norm can be squared: 2^64 where a step computes in float32, else infinity."""
+    return math.inf if params and params[0].dtype == np.float64 else 2.0**64
 
 
 def sum_of_squares(grads: Sequence[np.ndarray | None]) -> float:

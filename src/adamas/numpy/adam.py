@@ -53,10 +53,10 @@ class Adam(Optimizer):
             bfloat16, "split", which keeps 8 more bits of each weight, so that small updates add up.
         seed: of stochastic rounding, from 0 to 2^64 - 1. It is no part of the state: to go on with the same random
             numbers, give the same one.
-        nonfinite: what a step does where the sum of squares of all gradients is not finite: "propagate" computes with
-            what is there; "skip" changes nothing, does not count the step, and counts in `skipped`; "raise" changes
-            nothing and raises. "skip" and "raise" read the gradients once more, as `max_norm` does, and both share
-            that one read. None: "skip" where a moment is stored in int8, else "propagate".
+        nonfinite: what a step does where a gradient is not finite, or the norm of all is 2^64 or more, so that a square
+            may overflow float32: "propagate" computes with what is there; "skip" changes nothing, does not count the
+            step, and counts in `skipped`; "raise" changes nothing and raises. Both read the gradients once
+            more for that. None: "skip" where a moment is stored in int8, else "propagate".
         stats: collect what `stats()` tells of each step.
         ema: keep an exponential moving average of each parameter, with this decay in [0, 1), in float32 (4 more bytes
             a parameter); `average` gives it. None: none.

@@ -152,7 +152,7 @@ class Optimizer:
 
         Returns:
             n, of the scaled gradients, where `max_norm` is given or the optimizer looks for gradients that are not
-            finite; else None. It is not finite where the step was skipped.
+            finite; else None. Where the step was skipped, it is not finite, or 2^64 or more (`nonfinite`).
 
         Raises:
             ArrayError: a gradient does not fit, or a parameter was replaced by another array; names the tensor.
@@ -188,9 +188,9 @@ class Optimizer:
             except FaultError:  # the step has been taken
                 self._remember(ordered, float(grad_scale))
                 raise
-            if check and norm is not None and not math.isfinite(norm):
+            if check and norm is not None and not parts.can_square(self._parts, norm):
                 if self._nonfinite == "raise":
-                    raise parts.not_finite(self._parts, self._names, ordered)
+                    raise parts.not_finite(self._parts, self._names, ordered, float(grad_scale))
                 self._skipped += 1
             else:
                 self._remember(ordered, float(grad_scale))

@@ -171,9 +171,10 @@ class Adam(Stepped, torch.optim.Adam):
         weights: how parameters of bfloat16 and float16 are rounded after a step: "nearest"; "stochastic"; or, for
             bfloat16, "split", which keeps 8 more bits of each weight. A group may have its own.
         seed: of stochastic rounding; no part of the state.
-        nonfinite: what a step does where the sum of squares of all gradients is not finite: "propagate" computes with
-            what is there; "skip" changes nothing, does not count the step, and counts in `skipped`; "raise" changes
-            nothing and raises. None: "skip" where a moment is stored in int8, else "propagate".
+        nonfinite: what a step does where a gradient is not finite, or the norm of all is 2^64 or more, so that a square
+            may overflow float32: "propagate" computes with what is there; "skip" changes nothing, does not count the
+            step, and counts in `skipped`; "raise" changes nothing and raises. Both read the gradients once
+            more for that. None: "skip" where a moment is stored in int8, else "propagate".
         stats: collect what `stats()` tells of each step.
         verify: N: about one block in N, chosen at random, is computed twice and compared; 0: none.
 

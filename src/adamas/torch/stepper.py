@@ -150,7 +150,7 @@ class Stepper:
         finally:  # Ctrl-C finds moments and steps that belong together
             for part, steps in zip(now.parts, now.steps, strict=True):
                 steps[:] = part.taken
-        if norm is not None and not math.isfinite(norm):
+        if norm is not None and not parts.can_square(now.parts, norm):
             if now.nonfinite == "raise":
                 raise parts.not_finite(now.parts, now.names, arrays)
             self.skipped += 1

@@ -16,7 +16,7 @@ from adamas.errors import ArgumentError, FaultError, KernelError
 from adamas.formats import Blocks, Stored, name_key
 from adamas.formats import arrays as stored_arrays
 from adamas.kernels import arrays
-from adamas.kernels.reference import TWO_RESULTS, ieee
+from adamas.kernels.reference import TWO_RESULTS, ieee, norm_limit
 from adamas.rule import Clip, Rule
 
 try:
@@ -103,6 +103,7 @@ class Plan:
         self._dtype = params[0].dtype if params else None
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
         self._plan, self._average = None, average
+        self.limit = norm_limit(params)
         if names:
             native = ("float32",) * len(rule.slots)
             values = [[stored_arrays(x)[0] for x in slot] for slot in self._slots]
@@ -144,7 +145,7 @@ class Plan:
         if squares is not None and has_norm:
             with ieee():
                 norm = abs(grad_scale) * math.sqrt(squares)
-            if check and not math.isfinite(norm):
+            if check and not norm < self.limit:
                 return norm
         if self._plan is None:
             return (norm if squares is not None else 0.0) if has_norm else None

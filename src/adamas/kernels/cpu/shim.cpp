@@ -138,7 +138,9 @@ class Plan {
       // The global norm is of all tensors of an optimizer, and `squares` may know it already; each tensor's own is not.
       if (clip == ADAMAS_CLIP_NORM || (!squares && (check || clip > ADAMAS_CLIP_NORM))) find_squares();
       norm = adamas_set_gradients(plan_, grad_scale, clip, bound, squares.value_or(0.0));
-      if (check && !squares && !std::isfinite(norm)) return {-1, norm};
+      // A square of float32 overflows from 2^64 on (kernels.reference.norm_limit).
+      const double limit = type_ == NPY_DOUBLE ? HUGE_VAL : 0x1p64;
+      if (check && !squares && !(norm < limit)) return {-1, norm};
       adamas_set_extras(plan_, statistics_all != nullptr, average_decay);
       adamas_run_all(plan_, ADAMAS_PHASE_UPDATE);
       const double differing = adamas_finish(plan_, ADAMAS_PHASE_UPDATE);
