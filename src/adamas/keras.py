@@ -27,10 +27,10 @@ if keras.backend.backend() != "tensorflow":
         "KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-from adamas.tensorflow import Adam, AdamW, Nadam
+from adamas.tensorflow import Adam, AdamW, Nadam, ScheduleFreeAdamW
 from adamas.tensorflow.files import for_keras
 
-__all__ = ["Adam", "AdamW", "Nadam", "load_model", "save_model"]
+__all__ = ["Adam", "AdamW", "Nadam", "ScheduleFreeAdamW", "load_model", "save_model"]
 
 _CLASSES = {"Adam": Adam, "AdamW": AdamW, "Nadam": Nadam}
 

@@ -8,7 +8,7 @@ with tf.GradientTape() as tape:
 grads = tape.gradient(loss_value, model.trainable_variables)
 optimizer.apply_gradients(zip(grads, model.trainable_variables))
 
-adam.py         Adam and AdamW; nadam.py: Nadam
+adam.py         Adam and AdamW; nadam.py: Nadam; schedule_free.py: ScheduleFreeAdamW
 optimizer.py    how a step is taken
 attributes.py   what happens when an attribute is set
 moments.py      what is kept for each parameter, as Keras and TensorFlow see it
@@ -18,5 +18,6 @@ checkpoints.py  what a TensorFlow checkpoint holds, looked at before it is resto
 
 from adamas.tensorflow.adam import Adam, AdamW
 from adamas.tensorflow.nadam import Nadam
+from adamas.tensorflow.schedule_free import ScheduleFreeAdamW
 
-__all__ = ["Adam", "AdamW", "Nadam"]
+__all__ = ["Adam", "AdamW", "Nadam", "ScheduleFreeAdamW"]

@@ -16,9 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import StateError, UnsupportedError
-from adamas.formats import SCALED
+from adamas.formats import SCALED, Blocks, arrays
+from adamas.kernels.tensorflow.slots import wide
 from adamas.kernels.tensorflow.stepper import Stepper
 from adamas.state import State
+from adamas.storage import check_optional
 from adamas.tensorflow.checkpoints import SAME, Offer, difference, look
 from adamas.tensorflow.moments import Moment
 
@@ -138,8 +140,10 @@ class Saved(keras.optimizers.Optimizer):
             return
         shapes = [tuple(variable.shape) for variable in variables]
         unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
-        if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is still zero
-            arrays += [np.zeros(shape) for shape in shapes[unbuilt:]]
+        if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is as it begins
+            carried = zip(self._stepper.carries, self._stepper.rule.carries, strict=True) if self._stepper else ()
+            initial = {id(variable): carry.initial for variable, carry in carried}
+            arrays += [np.full(variable.shape, initial.get(id(variable), 0.0)) for variable in variables[unbuilt:]]
         ours = [i for i, variable in enumerate(variables) if isinstance(variable, Moment) and variable.is_correction]
         ours += range(len(shapes) - (len(self._stepper.clocks()) if self._stepper else 0), len(shapes))
         if len(arrays) == len(shapes) - len(ours):
@@ -198,7 +202,7 @@ class Saved(keras.optimizers.Optimizer):
         return theirs
 
     def portable_state(self) -> State:
-        """A copy of everything carried from step to step, for `adamas.state.save`.
+        """A copy of everything carried from step to step, for `adamas.state.save`; moments as they are stored.
 
         Parameters go by their Keras path, or their TensorFlow name; equal names are numbered. With sparse="lazy" the
         moments are decayed to the present first, as a dense optimizer's would be; the optimizer itself does not change.
@@ -215,14 +219,26 @@ class Saved(keras.optimizers.Optimizer):
             hypers, groups = [hyper], [0] * len(groups)
         return State(
             rule=stepper.rule,
-            slots={
-                name: dict(zip((slot.name for slot in stepper.rule.slots), stepper.settled(i, numbers), strict=True))
-                for i, name in enumerate(names)
-            },
+            slots={name: self._kept(i) for i, name in enumerate(names)},
             steps=dict.fromkeys(names, int(self._iterations.value)),
             hypers=hypers,
             groups=dict(zip(names, groups, strict=True)),
+            carries=dict.fromkeys(names, tuple(float(carry.numpy()) for carry in stepper.carries)),
         )
+
+    def _kept(self, i: int) -> dict[str, np.ndarray | Blocks]:
+        """What is kept of parameter i, as it is stored, by the name of the slot; silent rows decayed to the present."""
+        stepper = self._ready()
+        if stepper.clocks():
+            return dict(
+                zip((slot.name for slot in stepper.rule.slots), stepper.settled(i, self._numbers()), strict=True)
+            )
+        kept: dict[str, np.ndarray | Blocks] = {}
+        for s, name in enumerate([*(slot.name for slot in stepper.rule.slots), "correction"]):
+            parts = [np.array(part.numpy()) for part in stepper.slots.stored(s, i)]
+            if parts:
+                kept[name] = Blocks(*parts) if len(parts) > 1 else parts[0]
+        return kept
 
     def load_portable_state(self, state: State) -> None:
         """Take over a `State`, as `adamas.state.load` gives it: moments, `iterations` and numbers (learning rate, ...).
@@ -233,7 +249,7 @@ class Saved(keras.optimizers.Optimizer):
             StateError: it does not fit these variables or this formula. Nothing has been changed.
         """
         stepper, names = self._ready(), self._names()
-        dtypes = [variable.dtype.name for variable in stepper.variables]
+        dtypes = [wide(variable.dtype.name) for variable in stepper.variables]
         state.check_fits(
             stepper.rule, dict(zip(names, stepper.shapes, strict=True)), dict(zip(names, dtypes, strict=True))
         )
@@ -241,6 +257,9 @@ class Saved(keras.optimizers.Optimizer):
             raise StateError(
                 "the state has parameters at different steps and a Keras optimizer counts one step for all"
             )
+        for i, name in enumerate(names):
+            split = stepper.layouts[i].of(len(stepper.rule.slots))
+            check_optional(name, {"correction": split} if split else {}, state.slots[name])
         used = [state.hypers[state.groups[name]] for name in names]
         main = max(used, key=lambda hyper: hyper.weight_decay, default=state.hypers[0])
         for name, hyper, variable in zip(names, used, stepper.variables, strict=True):
@@ -250,9 +269,20 @@ class Saved(keras.optimizers.Optimizer):
                     f"{name}: the state has {hyper}, this optimizer steps it with {expected}; make one optimizer for "
                     "each group, or call exclude_from_weight_decay for the same variables"
                 )
+        own, carries = self._numbers(), {tuple(carry) for carry in state.carries.values()}
+        fixed = [name for name in ("momentum_decay", "warmup_steps", "r", "weight_lr_power") if stepper.carries]
+        if any(getattr(own, name) != getattr(main, name) for name in fixed) or len(carries) > 1:
+            raise StateError(
+                f"the state was made with {main} and carries {carries}; this optimizer has {own}, and carries the same "
+                "numbers for all variables. Make one with the same settings"
+            )
         for i, name in enumerate(names):
-            for s, slot in enumerate(stepper.rule.slots):
-                stepper.slots.write(s, i, state.slots[name][slot.name], state.steps[name])
+            kept = {"correction": np.zeros(stepper.shapes[i], np.int8), **state.slots[name]}
+            for s, slot_name in enumerate([*(slot.name for slot in stepper.rule.slots), "correction"]):
+                if stepper.layouts[i].of(s):
+                    stepper.slots.take_over(s, i, arrays(kept[slot_name]), state.steps[name])
+        for variables, value in zip(stepper.carries, next(iter(carries), ()), strict=False):
+            variables.assign(value)
         stepper.reset_clocks()
         self._iterations.assign(next(iter(state.steps.values()), 0))
         if isinstance(self._learning_rate, keras.Variable):

@@ -79,10 +79,7 @@ class Moment(tf.__internal__.tracking.Trackable):
 
     def restore(self, tensors: Sequence[Any]) -> None:
         """Put back what `stored` of this or of another moment gave; exactly where both have one format."""
-        if [tf.as_dtype(tensor.dtype).name for tensor in tensors] == [one.dtype.name for one in self.stored()]:
-            self._slots.restore(self._slot, self._i, tensors)
-        else:
-            self.assign(self._slots.decode([tf.convert_to_tensor(tensor) for tensor in tensors], self.dtype))
+        self._slots.take_over(self._slot, self._i, tensors, self._step)
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
         return dict(zip(KEYS, self.stored(), strict=False))

@@ -112,6 +112,15 @@ class Slots:
         for array, tensor in zip(self.layouts[i].of(slot), tensors, strict=True):
             self.arrays.write(array, i, tensor)
 
+    def take_over(self, slot: int, i: int, tensors: Sequence[Any], step: Any) -> None:
+        """What was stored elsewhere: to the bit where it has the same format, else converted; `step` as for `write`."""
+        tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+        kept = [self.layouts[i].arrays[array].dtype for array in self.layouts[i].of(slot)]
+        if [tensor.dtype.name for tensor in tensors] == kept:
+            self.restore(slot, i, tensors)
+        else:
+            self.write(slot, i, self.decode(tensors, wide(self.layouts[i].dtype)), step)
+
     def read(self, slot: int, i: int) -> Any:
         """Slot number `slot` of parameter i as a tensor; the correction of a split weight as it is."""
         return self.decode(self.stored(slot, i), wide(self.layouts[i].dtype))

@@ -177,6 +177,7 @@ class Stepper:
         """
         if self.rows is not None:
             return self._step_rows(self.rows, variables, grads, numbers, settings, make_batch)
+        self._begin(numbers.iterations)
         if self.carries:
             before = [tf.convert_to_tensor(carry.value) for carry in self.carries]
             numbers = replace(numbers, carry=self._engine(settings).carry_on(before, numbers, settings))
@@ -185,6 +186,23 @@ class Stepper:
             for carry, after in zip(self.carries, numbers.carry, strict=True):
                 carry.value.assign(after)
         return checks
+
+    def _begin(self, iterations: Any) -> None:
+        """At the first step, slots that start as the parameter do: since `make`, weights may have been loaded."""
+        slots = [s for s, slot in enumerate(self.rule.slots) if slot.initial == "parameter"]
+        if not slots:
+            return
+
+        def write() -> bool:
+            for s in slots:
+                for i, variable in enumerate(self.variables):
+                    self.slots.begin(s, i, variable)
+            return True
+
+        if not tf.executing_eagerly():
+            tf.cond(tf.equal(iterations, 0), write, lambda: True)
+        elif int(iterations) == 0:
+            write()
 
     def _step(
         self,
