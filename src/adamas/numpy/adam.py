@@ -59,7 +59,8 @@ class Adam(Optimizer):
             more for that. None: "skip" where a moment is stored in int8, else "propagate".
         stats: collect what `stats()` tells of each step.
         ema: keep an exponential moving average of each parameter, with this decay in [0, 1), in float32 (4 more bytes
-            a parameter); `average` gives it. None: none.
+            a parameter); `average` gives it. It starts at the parameter as it is when the optimizer is made, so assign
+            weights before that. None: none.
         verify: N: about one block in N, chosen at random, is computed twice in each step and compared, so that a faulty
             processor or memory is found while it trains; 0: none.
 
