@@ -108,7 +108,7 @@ def steps(plan: type[Plan], case: Case, seed: int, mode: str = "ieee") -> list[n
     kernel = plan(
         rule, [f"tensor{i}" for i in range(n)], params, slots, seed, each, case.weights, case.average, case.verify
     )
-    lines = table(Hyper(), Hyper(0.02, 0.8, 0.95, 1e-3, 0.0, 0.1), Hyper(0.1, 0.0, 0.0))
+    lines = table(Hyper(), Hyper(0.02, 0.8, 0.95, 1e-3, 0.0, 0.1), Hyper(0.1, 0.0, 0.0, 0.0))
     rows = rng.integers(0, 3, n).astype(np.int32)
     carry = np.tile([carry.initial for carry in rule.carries], (n, 1)) if rule.carries else None
     taken, found = np.full(n, 10), []
@@ -177,6 +177,29 @@ def test_averages_statistics_and_verification(case: Case) -> None:
 @pytest.mark.parametrize("case", [Case(RULES[0], BFLOAT16, "split", "int8", True, True, 3)], ids=name)
 def test_every_thread_count_instruction_set_and_mode(case: Case) -> None:
     check(case, 1, list(itertools.product((1, 2, 3), cpu.instruction_sets(), MODES)))
+
+
+def test_int8_codes_beyond_the_largest_scale() -> None:
+    """Whole groups of moments close to the largest float32: m = g, and v = g^2."""
+    rng = np.random.default_rng(4)
+    for near in (3.3e38, 1.83e19):
+        gradient = (near * rng.uniform(0.9, 1.03, 6400)).astype(np.float32)
+        results = []
+        for kernel, isa in [(reference.Plan, None), *((cpu.Plan, isa) for isa in cpu.instruction_sets())]:
+            cpu.set_instruction_set(isa)
+            p = np.zeros(6400, np.float32)
+            slots: list[Any] = [
+                formats.zeros(formats.moment("int8", kind), p.shape) for kind in ("signed", "non-negative")
+            ]
+            plan = kernel(Rule(), ["p"], [p], [[slot] for slot in slots], formats=("int8", "int8"))
+            plan.step([gradient], np.array([1]), table(Hyper(0.1, 0.0, 0.0)))
+            results.append([p, *(array for slot in slots for array in slot)])
+        assert max(results[0][1].max(), results[0][3].max()) in (127, 255)
+        assert all(
+            np.array_equal(a, b, equal_nan=True)
+            for other in results[1:]
+            for a, b in zip(other, results[0], strict=True)
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", BFLOAT16])

@@ -115,7 +115,8 @@ Job<T> adamas_plan::job(int64_t k) const {
 // Elements [begin, end) of a segment.
 template <class T>
 void adamas_plan::step(const Job<T>& job, const Segment& segment, int64_t begin, int64_t end, bool twice) {
-  double* counts = counting ? &tallies[ADAMAS_STATISTICS * (segment.block + (begin - segment.begin) / ADAMAS_BLOCK)] : nullptr;
+  const int64_t block = segment.block + (begin - segment.begin) / ADAMAS_BLOCK;
+  double* counts = counting ? &tallies[ADAMAS_STATISTICS * block] : nullptr;
   if (twice) {
     if (!staged_twice(job, begin, end, counts)) differing.store(1 + segment.active);
   } else if (counts || job.storage->average >= 0 || !job.storage->native()) {

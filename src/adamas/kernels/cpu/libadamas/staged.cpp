@@ -118,7 +118,9 @@ class Copies {
 
  private:
   static int64_t scales(int64_t n) { return (n + kGroup - 1) / kGroup * static_cast<int64_t>(sizeof(float)); }
-  static bool equal(const void* a, const void* b, int64_t bytes) { return std::memcmp(a, b, static_cast<size_t>(bytes)) == 0; }
+  static bool equal(const void* a, const void* b, int64_t bytes) {
+    return std::memcmp(a, b, static_cast<size_t>(bytes)) == 0;
+  }
   void* copy(int place, const void* from, int64_t bytes) {
     return std::memcpy(copies_[place], from, static_cast<size_t>(bytes));
   }
@@ -161,9 +163,10 @@ void pieces(const Job<T>& job, Stage<T>& stage, int64_t begin, int64_t end, doub
 template <class T>
 void staged(const Job<T>& job, int64_t begin, int64_t end, double* statistics) {
   Stage<T> stage(job);
-  pieces(job, stage, begin, end, statistics, [&](const adamas_buffers& b, int64_t first, int64_t n, int64_t reach, Tally* tally) {
+  const auto each = [&](const adamas_buffers& b, int64_t first, int64_t n, int64_t reach, Tally* tally) {
     stage.piece(b, first, n, reach, tally);
-  });
+  };
+  pieces(job, stage, begin, end, statistics, each);
 }
 
 template <class T>
@@ -171,12 +174,13 @@ bool staged_twice(const Job<T>& job, int64_t begin, int64_t end, double* statist
   Stage<T> stage(job);
   Copies<T> copies;
   bool same = true;
-  pieces(job, stage, begin, end, statistics, [&](const adamas_buffers& b, int64_t first, int64_t n, int64_t reach, Tally* tally) {
+  const auto each = [&](const adamas_buffers& b, int64_t first, int64_t n, int64_t reach, Tally* tally) {
     const adamas_buffers other = copies.of(*job.storage, b, n);
     stage.piece(b, first, n, reach, tally);
     stage.piece(other, first, n, n, nullptr);
     same = same && copies.same(*job.storage, b, other, n);
-  });
+  };
+  pieces(job, stage, begin, end, statistics, each);
   return same;
 }
 
