@@ -192,6 +192,22 @@ def test_weights_to_evaluate_with_before_the_first_step_are_the_parameters() -> 
     assert same_bits(params[0], p)
 
 
+def test_weights_that_are_loaded_before_the_first_step_are_those_that_are_trained() -> None:
+    p, gradients = discriminating(np.float64)
+    right, late = p.copy(), np.zeros_like(p)
+    once, again = ScheduleFreeAdamW([right], 0.02), ScheduleFreeAdamW([late], 0.02)
+    late[...] = p
+    assert same_bits(again.evaluation_weights()[0], p)
+    again.eval()
+    again.train()
+    assert same_bits(late, p)
+    assert same_bits(again.state_dict()["state"]["0"]["z"], p)
+    for g in gradients:
+        once.step([g])
+        again.step([g])
+    assert same_bits(late, right)
+
+
 def test_each_group_has_its_own_beta1() -> None:
     p, gradients = discriminating(np.float64)
     params = {"a": p.copy(), "b": p.copy()}

@@ -101,6 +101,7 @@ class ScheduleFreeAdamW(Optimizer):
     def step(self, grads: Gradients, *, max_norm: float | None = None, grad_scale: float = 1.0) -> float | None:
         with self._lock:
             self._check_training("take a step")
+            self._start()
             return super().step(grads, max_norm=max_norm, grad_scale=grad_scale)
 
     step.__doc__ = (Optimizer.step.__doc__ or "").replace(
@@ -134,6 +135,7 @@ class ScheduleFreeAdamW(Optimizer):
         Those of 16 bits come in float32. Nothing is changed.
         """
         with self._lock, ieee():
+            self._start()
             found = [self._converted(i, to_x=True) for i in range(len(self._names))]
         return dict(zip(self._names, found, strict=True)) if self._parameters.named else found
 
@@ -145,6 +147,7 @@ class ScheduleFreeAdamW(Optimizer):
         """
         with self._lock:
             self._check_training("give its state, which belongs to the weights in training,")
+            self._start()
             return super().portable_state()
 
     def load_portable_state(self, state: State) -> None:
@@ -165,9 +168,23 @@ class ScheduleFreeAdamW(Optimizer):
         if self.evaluating:
             raise StateError(f"the parameters hold the weights for evaluation; to {what} call train() first")
 
+    def _start(self) -> None:
+        """z of a tensor that has taken no step is the parameter as it is now: weights may have been loaded since."""
+        for part in self._parts:
+            for i in np.array(part.members)[part.taken == 0].tolist():
+                self._kept[i]["z"][...] = self._weights(i)
+
+    def _weights(self, i: int) -> np.ndarray:
+        """Tensor i as a step reads it."""
+        param, how = self._params[i], self._storage[i]
+        kept: dict[str, Any] = self._kept[i]
+        stored = Halves(param, kept["correction"]) if how.weights == "split" else param
+        return weight(how.weights, param.dtype).decode(stored)
+
     def _switch(self, to_x: bool) -> None:
         with self._lock, ieee():
             self._parameters.check()
+            self._start()
             for name, param in zip(self._names, self._params, strict=True):
                 if to_x and param.dtype.itemsize == 2:
                     raise UnsupportedError(
