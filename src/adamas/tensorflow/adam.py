@@ -52,7 +52,10 @@ class Adam(Optimizer):
         moments: how they are kept between steps. "float32": in the dtype of computation, which is float64 for float64
             variables and float32 for all others. "bfloat16", and "int8" with a float32 scale for 64 elements, take 4
             and 2.125 bytes an element instead of 8, and are rounded stochastically (docs/formats.md). Variables of less
-            than 4096 elements keep float32; `describe` says which. Not for float64 variables.
+            than 4096 elements keep float32; `describe` says which. Not for float64 variables. A gradient that is not
+            finite, or whose square is not, makes NaN of all 64 elements that share a scale in "int8"; unlike the
+            optimizers for NumPy and torch, this one does not skip such a step (`keras.optimizers.LossScaleOptimizer`
+            around it skips those that are not finite).
         weights: how bfloat16 and float16 variables are rounded after a step, which is computed in float32. "nearest";
             "stochastic", so that small updates are not lost; "split", for bfloat16: a correction of 8 bits is kept
             beside each variable, so that it is trained with 24 bits.

@@ -76,9 +76,9 @@ def check(variables: Sequence[Any], storage: StoragePolicy, lazy: bool) -> None:
         _check_kind(variable)
         _check_dtype(variable, storage, lazy)
     if storage.weights != "nearest" and variables and all(variable.dtype.size >= 4 for variable in variables):
+        which = "bfloat16" if storage.weights == "split" else "bfloat16 or float16"
         raise UnsupportedError(
-            f"weights={storage.weights!r} is for variables of bfloat16 or float16, and none was given; use "
-            "weights='nearest'"
+            f"weights={storage.weights!r} is for variables of {which}, and none was given; use weights='nearest'"
         )
     if len(set(map(id, variables))) != len(variables):
         raise ArgumentError(
