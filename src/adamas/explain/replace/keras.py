@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 import adamas.tensorflow
-from adamas.errors import AdamasError
+from adamas.errors import AdamasError, UnsupportedError
 from adamas.explain.record import Fits, Functions, Record, Used, name_of
 from adamas.kernels.tensorflow import op
 from adamas.kernels.tensorflow.engines import in_xla
@@ -73,6 +73,12 @@ def _stand_in(stock: type, ours: Any, record: Record) -> type:
             used.clone = (stock, ours, config, [(tuple(v.shape), v.dtype) for v in variables])
             used.counted = functools.partial(_count, self.iterations)
             try:
+                for variable in variables:
+                    if tf.as_dtype(variable.dtype).size < 4:
+                        raise UnsupportedError(
+                            f"variable {variable.name!r} is {tf.as_dtype(variable.dtype).name}; Keras computes its "
+                            "step in that dtype and Adamas in float32, so the numbers would not be the same"
+                        )
                 ours.build(self, variables)
                 used.by = f"adamas.keras.{ours.__name__} ({self.kernel})"
             except AdamasError as error:
