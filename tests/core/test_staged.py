@@ -26,6 +26,8 @@ RULES = [
     Rule(decay="coupled", amsgrad="raw", maximize=True),
     Rule(nesterov="scheduled"),
     Rule(schedule_free=True),
+    Rule(rectify=True),
+    Rule(infinity=True),
 ]
 WEIGHTS = [
     ("float32", "nearest"),
@@ -71,7 +73,8 @@ WATCHED = [
 
 
 def name(case: Case) -> str:
-    switches = "schedule_free" if case.rule.schedule_free else f"{case.rule.amsgrad}-{case.rule.nesterov}"
+    variants = [switch for switch in ("schedule_free", "rectify", "infinity") if getattr(case.rule, switch)]
+    switches = "-".join(variants) or f"{case.rule.amsgrad}-{case.rule.nesterov}"
     watched = "-".join(k for k in ("average", "statistics", "verify") if getattr(case, k))
     return f"{switches}-{np.dtype(case.dtype).name}-{case.weights}-{case.moments}-{watched}"
 
