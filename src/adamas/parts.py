@@ -7,19 +7,21 @@ make a `Part` of each and step them here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from operator import is_
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from adamas.errors import FaultError, NonFiniteError
+from adamas.errors import ArgumentError, FaultError, NonFiniteError
 from adamas.kernels import Plan
 from adamas.kernels.reference import ieee
 from adamas.rule import Clip
+from adamas.storage import Storage, check_seed
 
 Gradients = list[np.ndarray | None]
+Nonfinite = Literal["propagate", "skip", "raise"]
 
 
 class Part(NamedTuple):
@@ -38,6 +40,29 @@ class Part(NamedTuple):
     taken: np.ndarray
     carry: np.ndarray
     sums: np.ndarray
+
+
+def check_settings(seed: object, nonfinite: object, stats: object, verify: object) -> None:
+    """Nothing if these are settings that a step can be taken with; `adamas.numpy.Adam` documents them.
+
+    Raises:
+        ArgumentError: one is outside what is allowed.
+    """
+    check_seed(seed)
+    if nonfinite is not None and nonfinite not in get_args(Nonfinite):
+        raise ArgumentError(f"nonfinite={nonfinite!r}: give one of {', '.join(map(repr, get_args(Nonfinite)))}")
+    if not isinstance(stats, (bool, np.bool_)):
+        raise ArgumentError(f"stats={stats!r}: give False or True")
+    if not isinstance(verify, (int, np.integer)) or isinstance(verify, bool) or not 0 <= verify <= 2**20:
+        raise ArgumentError(f"verify={verify!r}: give N to compute one block in N twice, at most 2^20, or 0")
+
+
+def when_not_finite(asked: Nonfinite | None, stored: Iterable[Storage]) -> Nonfinite:
+    """What a step does with gradients that are not finite: as asked, else "skip" where a slot is stored in int8.
+
+    There one such number spoils the 64 that share its scale.
+    """
+    return asked or ("skip" if any("int8" in how.formats for how in stored) else "propagate")
 
 
 def check_ready(parts: Sequence[Part], given: Sequence[Gradients]) -> None:

@@ -65,6 +65,16 @@ def choose(rule: Rule, dtype: np.dtype[Any], size: int, moments: str, weights: s
     return Storage(wanted, mode, "")
 
 
+def check_seed(seed: object) -> None:
+    """Nothing if this is a seed of stochastic rounding.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise ArgumentError(f"seed={seed!r}: give an integer from 0 to 2^64 - 1")
+
+
 def check_weights(asked: Iterable[tuple[np.dtype[Any], str]]) -> None:
     """Nothing if every way of rounding weights that was asked for serves at least one parameter.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
@@ -40,17 +40,18 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The median of `factor` times what a row measured."""
+    """`factor` times what a row measured: the median of the rounds, or another of them."""
 
     row: str
     factor: float
+    of: Callable[[Iterable[float]], float] = median
 
     @property
     def rows(self) -> tuple[str, ...]:
         return (self.row,)
 
     def __call__(self, rounds: Rounds) -> float:
-        return self.factor * median(values[self.row] for values in rounds)
+        return self.factor * self.of(values[self.row] for values in rounds)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from adamas.storage import SMALLEST
+
 
 @dataclass(frozen=True)
 class Format:
@@ -36,12 +38,11 @@ WEIGHTS = {
         "bfloat16", 2 + 2 + 3.125, {"weights": "split", "moments": "int8", **ALONE}
     ),
 }
-LEAST = 4096  # elements of a tensor from which on moments are stored in the format that is asked for
 
 
-def rows(adapter: str, found: dict[str, Format], largest: int = LEAST) -> dict[str, Format]:
+def rows(adapter: str, found: dict[str, Format], largest: int = SMALLEST) -> dict[str, Format]:
     """Their names with an adapter; the first one alone where all of them would store the largest tensor like it."""
-    return {adapter + suffix: form for suffix, form in found.items() if largest >= LEAST or not suffix}
+    return {adapter + suffix: form for suffix, form in found.items() if largest >= SMALLEST or not suffix}
 
 
 def largest(shapes: list[list[int]]) -> int:

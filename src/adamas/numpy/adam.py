@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 from adamas.errors import ArgumentError
-from adamas.formats import Weights
 from adamas.groups import Group, check_betas
-from adamas.numpy.optimizer import Nonfinite, Optimizer
+from adamas.numpy.optimizer import Common, Optimizer
 from adamas.numpy.parameters import Arrays
 from adamas.rule import PRESETS, Hyper, Preset, Rule
-from adamas.storage import Moments
 
 Peer = Literal["torch", "keras", "optax"]
 
@@ -97,32 +95,11 @@ class Adam(Optimizer):
         maximize: bool = False,
         like: Peer = "torch",
         eps_root: float = 0.0,
-        groups: Sequence[Group] = (),
-        no_decay: bool = False,
-        moments: Moments = "float32",
-        weights: Weights = "nearest",
-        seed: int = 0,
-        nonfinite: Nonfinite | None = None,
-        stats: bool = False,
-        ema: float | None = None,
-        verify: int = 0,
+        **common: Unpack[Common],
     ) -> None:
         rule, hyper = _settings(self._peers, lr, betas, eps, weight_decay, amsgrad, maximize, like, eps_root)
-        super().__init__(
-            params,
-            rule,
-            hyper,
-            groups=groups,
-            no_decay=no_decay,
-            moments=moments,
-            weights=weights,
-            seed=seed,
-            nonfinite=nonfinite,
-            stats=stats,
-            ema=ema,
-            verify=verify,
-        )
-        check_groups(self._peers[like], groups)
+        super().__init__(params, rule, hyper, **common)
+        check_groups(self._peers[like], common.get("groups", ()))
 
 
 class AdamW(Adam):

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -17,13 +17,11 @@ from adamas.groups import Group, LiveGroup, Numbers
 from adamas.kernels import choose
 from adamas.kernels.reference import ieee
 from adamas.numpy.parameters import Arrays, Gradients, Parameters
-from adamas.parts import Part
+from adamas.parts import Nonfinite, Part
 from adamas.rule import Clip, Hyper, Rule, is_number
 from adamas.state import State
 from adamas.storage import Description, Moments, Storage
 from adamas.telemetry import COLUMNS, Statistics, of_step
-
-Nonfinite = Literal["propagate", "skip", "raise"]
 
 
 class Common(TypedDict, total=False):
@@ -66,14 +64,9 @@ class Optimizer:
         ema: float | None = None,
         verify: int = 0,
     ) -> None:
-        if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-            raise ArgumentError(f"seed={seed!r}: give an integer from 0 to 2^64 - 1")
+        parts.check_settings(seed, nonfinite, stats, verify)
         if ema is not None and not (is_number(ema) and 0.0 <= ema < 1.0):
             raise ArgumentError(f"ema={ema!r}: give a number in [0, 1), such as 0.999, or None for no average")
-        if not isinstance(verify, (int, np.integer)) or isinstance(verify, bool) or not 0 <= verify <= 2**20:
-            raise ArgumentError(f"verify={verify!r}: give N to compute one block in N twice, at most 2^20, or 0")
-        if not isinstance(stats, (bool, np.bool_)):
-            raise ArgumentError(f"stats={stats!r}: give False or True")
         self._rule, self._seed, self._skipped = rule, int(seed), 0
         self._stats, self._ema, self._verify = bool(stats), None if ema is None else float(ema), int(verify)
         self._parameters = Parameters(params)
@@ -84,7 +77,7 @@ class Optimizer:
             storage.fresh(rule, how, param, ema is not None)
             for how, param in zip(self._storage, self._params, strict=True)
         ]
-        self._nonfinite = self._checked_nonfinite(nonfinite)
+        self._nonfinite = parts.when_not_finite(nonfinite, self._storage)
         self._lock = threading.RLock()  # re-entrant: a signal handler may save the state of a step it interrupts
         alike: dict[tuple[Any, ...], list[int]] = {}
         for i, (how, param) in enumerate(zip(self._storage, self._params, strict=True)):
@@ -370,13 +363,6 @@ class Optimizer:
             except ArgumentError as error:
                 raise ArgumentError(f"tensor {name!r}: {error}") from None
         return found
-
-    def _checked_nonfinite(self, nonfinite: Nonfinite | None) -> Nonfinite:
-        if nonfinite is None:
-            return "skip" if any("int8" in how.formats for how in self._storage) else "propagate"
-        if nonfinite not in get_args(Nonfinite):
-            raise ArgumentError(f"nonfinite={nonfinite!r}: give one of {', '.join(map(repr, get_args(Nonfinite)))}")
-        return nonfinite
 
     def _part(self, members: list[int]) -> Part:
         plan = choose().plan(

@@ -59,8 +59,8 @@ class Adam(Optimizer):
         weights: how bfloat16 and float16 variables are rounded after a step, which is computed in float32. "nearest";
             "stochastic", so that small updates are not lost; "split", for bfloat16: a correction of 8 bits is kept
             beside each variable, so that it is trained with 24 bits.
-        seed: an integer. With the variable's path, the step and the element it keys the random numbers of rounding, and
-            nothing else does: equal trainings give equal bits.
+        seed: an integer from 0 to 2^64 - 1. With the variable's path, the step and the element it keys the random
+            numbers of rounding, and nothing else does: equal trainings give equal bits.
 
     Raises:
         ArgumentError: a number is outside its range; a word is none of those above, or excludes another argument.

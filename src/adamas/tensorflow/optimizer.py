@@ -15,10 +15,11 @@ import keras
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, StateError
+from adamas.formats import Weights
 from adamas.kernels.tensorflow.checks import conform, refuse_strategy
 from adamas.kernels.tensorflow.engines import Batch, Numbers, in_xla
 from adamas.kernels.tensorflow.settings import Shared
-from adamas.kernels.tensorflow.slots import StoragePolicy, Weights
+from adamas.kernels.tensorflow.slots import StoragePolicy
 from adamas.kernels.tensorflow.stepper import Kernel, Stepper
 from adamas.rule import Hyper, Rule
 from adamas.storage import Description, Moments
@@ -68,7 +69,7 @@ class Optimizer(Adjustable, Saved):
         unknown = [name for name in ours if name not in Ours.__annotations__]
         if unknown:
             raise ArgumentError(
-                f"unknown argument(s) {', '.join(unknown)}; see the arguments of keras.optimizers.{type(self).__name__}"
+                f"unknown argument(s) {', '.join(unknown)}; help({type(self).__name__}) lists those that there are"
             )
         refuse_strategy()
         sparse = ours.get("sparse", "dense")

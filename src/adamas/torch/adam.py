@@ -10,9 +10,10 @@ from torch import Tensor
 
 from adamas.formats import Weights
 from adamas.kernels import choose
+from adamas.parts import Nonfinite
 from adamas.storage import Description, Moments
 from adamas.telemetry import Statistics
-from adamas.torch.checks import Nonfinite, Settings, check_parameter, check_settings, names_of, read_group
+from adamas.torch.checks import Settings, check_parameter, check_settings, names_of, read_group
 from adamas.torch.stepper import Stepper
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from adamas.errors import ArgumentError, StateError, UnsupportedError
+from adamas.errors import StateError, UnsupportedError
+from adamas.parts import Nonfinite
+from adamas.parts import check_settings as check_shared
 from adamas.rule import PRESETS, Hyper, Rule
 from adamas.torch.memory import KEYS, scales_key
 
-Nonfinite = Literal["propagate", "skip", "raise"]
 EXACT = (torch.float32, torch.float64)
 LOW = (torch.bfloat16, torch.float16)
 
@@ -35,15 +36,9 @@ class Settings:
     verify: int = 0
 
     def __post_init__(self) -> None:
-        if self.nonfinite is not None and self.nonfinite not in get_args(Nonfinite):
-            allowed = ", ".join(map(repr, get_args(Nonfinite)))
-            raise ArgumentError(f"nonfinite={self.nonfinite!r}: give one of {allowed}")
-        if not isinstance(self.stats, bool):
-            raise ArgumentError(f"stats={self.stats!r}: give False or True")
-        for name, most in (("seed", 2**64 - 1), ("verify", 2**20)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-                raise ArgumentError(f"{name}={value!r}: give an integer from 0 to {most}")
+        check_shared(self.seed, self.nonfinite, self.stats, self.verify)
+        for name in ("seed", "verify"):
+            object.__setattr__(self, name, int(getattr(self, name)))
 
 
 def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:

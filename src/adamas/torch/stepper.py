@@ -255,8 +255,7 @@ class Stepper:
             for slot in asked[group_of[i]][0].slots:
                 state.pop(scales_key(slot.name), None)
             state.update(own)
-        codes = any("int8" in how.formats for how in hows.values())
-        now.nonfinite = self._settings.nonfinite or ("skip" if codes else "propagate")
+        now.nonfinite = parts.when_not_finite(self._settings.nonfinite, hows.values())
         now.states = list(optimizer.state.values())
         now.watched = [*params, *_entries(now.states)]
         now.tensors = [value for value in now.watched if isinstance(value, Tensor)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from adamas.bench.case import Case, Rounds, Target
+from adamas.bench.case import Case, Scaled, Target
 from adamas.bench.cases.step import count
 from adamas.bench.formats import MOMENTS, OURS, WEIGHTS, rows
 
@@ -35,7 +33,7 @@ def cases(scale: float) -> list[Case]:
         )
 
     def at_most(peer: str, bytes_a_parameter: float) -> Target:
-        return Target(f"{peer}, bytes a parameter", Largest(peer, 1 / size), None, bytes_a_parameter)
+        return Target(f"{peer}, bytes a parameter", Scaled(peer, 1 / size, max), None, bytes_a_parameter)
 
     ours = tuple(at_most(f"adamas.keras {way}", 0.1) for way in ("eager", "graph"))
     held = tuple(at_most(f"adamas.keras {way}, a value held", 4.1) for way in ("eager", "graph"))
@@ -49,25 +47,10 @@ def cases(scale: float) -> list[Case]:
             16,
             "training",
             tuple(
-                Target(f"{row}, share of the arithmetic", Largest(row, 1 / (form.bytes * size)), at_most=1.05)
+                Target(f"{row}, share of the arithmetic", Scaled(row, 1 / (form.bytes * size), max), at_most=1.05)
                 for adapter in (OURS, "adamas.torch", "adamas.keras")
                 for row, form in rows(adapter, MOMENTS | WEIGHTS).items()
             ),
             ours=OURS,
         ),
     ]
-
-
-@dataclass(frozen=True)
-class Largest:
-    """The largest of all rounds, times `factor`."""
-
-    row: str
-    factor: float
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        return (self.row,)
-
-    def __call__(self, rounds: Rounds) -> float:
-        return self.factor * max(values[self.row] for values in rounds)

@@ -9,7 +9,7 @@ batches. With d_i = b_i - a_i and Student's t for n - 1 degrees of freedom,
     alike     the whole interval lies inside -margin ... +margin
 
 This is a test of equivalence: noise widens the interval and makes it fail, so too few seeds never help. An interval
-that reaches beyond the margin but holds 0 says "not shown", one that does not touch the margin's inside "different".
+that reaches beyond the margin but overlaps it says "not shown", one that lies outside altogether "different".
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ def train(task: Task, storage: Storage, seeds: Sequence[int], steps: int) -> np.
         weight_decay=task.weight_decay,
         moments=storage.moments,
         weights=storage.rounding,
+        nonfinite="propagate",  # one seed's overflow must not hold up the others, which share the optimizer
     )
     order = torch.from_numpy(np.stack([_order(seed, len(data.train.x), task.batch, steps) for seed in seeds]))
     x, y = map(torch.from_numpy, data.train)

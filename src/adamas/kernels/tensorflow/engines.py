@@ -127,7 +127,8 @@ class Native:
                 T=group.dtype,
                 formats=group.formats,
                 weights=group.weights,
-                seed=self._slots.storage.seed,
+                seed=(self._slots.storage.seed + 2**63) % 2**64
+                - 2**63,  # its bits as the signed number that attributes are
                 unscale=settings.unscales,
                 clip=cpu.clip_code(settings.clip),
                 rule=self._rule,

@@ -10,19 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import tensorflow as tf
 
 from adamas.errors import ArgumentError
-from adamas.formats import PARAMETER, SCALED, name_key
+from adamas.formats import PARAMETER, SCALED, Weights, name_key
 from adamas.kernels.tensorflow import codecs
 from adamas.kernels.tensorflow.arrays import Array, Arrays, Joined, Layout
 from adamas.rule import Rule
-from adamas.storage import Described, Moments, Storage, choose, described
-
-Weights = Literal["nearest", "stochastic", "split"]
+from adamas.storage import Described, Moments, Storage, check_seed, choose, described
 
 
 def wide(dtype: str) -> str:
@@ -47,8 +45,8 @@ class StoragePolicy:
         for name, allowed in (("moments", get_args(Moments)), ("weights", get_args(Weights))):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(f"{name}={getattr(self, name)!r}: give one of {', '.join(map(repr, allowed))}")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise ArgumentError(f"seed={self.seed!r}: give an integer")
+        check_seed(self.seed)
+        object.__setattr__(self, "seed", int(self.seed))  # a configuration becomes JSON
 
     def layout(self, rule: Rule, names: Sequence[str], variable: Any) -> Layout:
         """The arrays that are kept for a variable, whose rule's slots are called `names`."""
