@@ -32,6 +32,13 @@ Every other member of the family here is a switch of `Rule`:
                  r_t^2 = (rho_t - 4)(rho_t - 2) rho / ((rho - 4)(rho - 2) rho_t)
     infinity              Adamax (Kingma & Ba 2015, section 7): v <- max(beta2 v, |g| + eps) divides m^, neither rooted
                           nor corrected; with eps_mode "keras" eps is added to v where it divides
+    adopt                 ADOPT (Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal
+                          Rate", 2024, with the clipping of its authors): the gradient is divided by the root of the v
+                          of the step before, so that the two do not depend on each other, and m is the mean of what
+                          comes out; nothing is corrected. The first step sets v = g^2 and moves nothing.
+
+                 n <- g / max(sqrt(v), eps), clipped to [-k_t, k_t],    k_t = (t - 1)^(1/4)
+                 m <- m + (1 - beta1) (n - m),    p <- p - lr m,    then v <- v + (1 - beta2) (g^2 - v)
 
 and `eps_root` is added inside the root (optax).
 
@@ -112,6 +119,7 @@ class Rule:
     schedule_free: bool = False
     rectify: bool = False
     infinity: bool = False
+    adopt: bool = False
 
     def __post_init__(self) -> None:
         _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
@@ -122,6 +130,7 @@ class Rule:
         _one_of("schedule_free", self.schedule_free, (False, True))
         _one_of("rectify", self.rectify, (False, True))
         _one_of("infinity", self.infinity, (False, True))
+        _one_of("adopt", self.adopt, (False, True))
         if self.eps_mode == "keras" and self.amsgrad == "corrected":
             raise ArgumentError(
                 "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
@@ -133,12 +142,15 @@ class Rule:
             "schedule_free": self.schedule_free,
             "rectify": self.rectify,
             "infinity": self.infinity,
+            "adopt": self.adopt,
         }
         chosen = [name for name, on in variants.items() if on]
         if len(chosen) > 1:
             raise ArgumentError(f"{chosen[0]} and {chosen[1]} exclude each other: no paper defines both; leave one out")
         if self.schedule_free and self.decay != "decoupled":
             raise ArgumentError("schedule_free=True is defined for decay='decoupled' only, not 'coupled'")
+        if self.adopt and self.eps_mode != "paper":
+            raise ArgumentError("adopt=True corrects no moment, so eps has one place: eps_mode='paper', not 'keras'")
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -258,17 +270,18 @@ class Scalars(NamedTuple):
     grad_scale  multiplies g: -1 to maximize, 1/loss_scale to unscale, below 1 to clip by a norm
     clip        bounds |g| after that, where gradients are clipped by value
     coupled     weight_decay where it is coupled, else 0
-    c1, c2      1 - beta1, 1 - beta2
+    c1, c2      1 - beta1, 1 - beta2; the latter 1 in the first step of ADOPT
     r2          1/bc2 where AMSGrad keeps the corrected moment, beta2 for Adamax, else 1
     eps_root    inside the root, as the kernel's v needs it; for Adamax beside |g|
     alpha       step size
     eps         beside the root, as the kernel's v needs it
-    keep        1 - lr weight_decay where decay is decoupled, else 1
+    keep        1 - lr weight_decay where decay is decoupled, but in the first step of ADOPT; else 1
     gain        NAdam: the step size of g beside that of m, else 0
     shrink      schedule-free: lr_t weight_decay, else 0
     mean        schedule-free: c_t, the weight of z in x, else 0
     pull        schedule-free: 1 - beta1 (1 - c_t), the weight of z in y, else 0
     adaptive    RAdam: 0 while the root is left out of the step; else 1
+    limit       ADOPT: (t - 1)^(1/4), which bounds the normalised gradient; else 0
     """
 
     grad_scale: Any
@@ -286,6 +299,7 @@ class Scalars(NamedTuple):
     mean: Any
     pull: Any
     adaptive: Any
+    limit: Any
 
 
 def update(
@@ -323,9 +337,12 @@ def update(
     def largest(a: Any, b: Any) -> Any:  # a maximum that propagates NaN
         return xp.where((a > b) | (a != a), a, b)
 
+    def clamp(x: Any, bound: Any) -> Any:  # NaN stays
+        return xp.where(x > bound, bound, xp.where(x < -bound, -bound, x))
+
     g = s.grad_scale * g
     if clipped:
-        g = xp.where(g > s.clip, s.clip, xp.where(g < -s.clip, -s.clip, g))
+        g = clamp(g, s.clip)
     if coupled:
         g = g + s.coupled * p
     if rule.schedule_free:
@@ -335,6 +352,9 @@ def update(
         p = p + s.mean * (z - p) - s.pull * step
         return p, (v, z - step)
     m, v, *rest = slots
+    if rule.adopt:
+        m = flush(m + s.c1 * (clamp(g / largest(xp.sqrt(v), s.eps), s.limit) - m))
+        return s.keep * p - s.alpha * m, (m, flush(v + s.c2 * (g * g - v)))
     m = flush(m + s.c1 * (g - m))
     if rule.infinity:
         v = flush(largest(s.r2 * v, xp.abs(g) + s.eps_root))
@@ -418,6 +438,8 @@ PRESETS: Mapping[str, Preset] = {
     "optax.adamax": Preset(Rule(infinity=True), Hyper()),
     "optax.adamaxw": Preset(Rule(infinity=True), Hyper(weight_decay=1e-4)),
     "optax.radam": Preset(Rule(rectify=True), Hyper()),
+    # torch-adopt 0.1, its authors' own; optax.contrib.adopt is the same without decay
+    "adopt.ADOPT": Preset(Rule(decay="coupled", adopt=True), Hyper(beta2=0.9999, eps=1e-6)),
     # schedulefree 1.4, and optax.contrib.schedule_free_adamw but for its warmup: there step t takes the rate of step
     # t - 1, so the first moves nothing, while the weights of the mean are those of step t, as here
     "schedulefree.AdamWScheduleFree": Preset(Rule(schedule_free=True), Hyper(lr=2.5e-3)),

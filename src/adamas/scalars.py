@@ -115,7 +115,8 @@ def scalars(
     bc2 = 1.0 - power2
     root2 = 1.0 if rule.amsgrad == "corrected" else xp.sqrt(bc2)  # what sqrt(v) lacks to be sqrt(v^)
     paper = rule.eps_mode == "paper"
-    alpha, gain, shrink, mean, pull, adaptive = lr * root2 / bc1, 0.0, 0.0, 0.0, 0.0, 1.0
+    alpha, gain, shrink, mean, pull, adaptive, limit = lr * root2 / bc1, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    c2, keep = 1.0 - hyper.beta2, 1.0 - lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0
     if rule.nesterov != "off":
         mu = following = hyper.beta1
         product = power1
@@ -132,11 +133,11 @@ def scalars(
         mean = _weight(hyper, lr_max, t, xp) / xp.where(weight_sum > 0.0, weight_sum, 1.0)
         pull = 1.0 - hyper.beta1 * (1.0 - mean)
     if rule.rectify:
-        limit = 2.0 / (1.0 - hyper.beta2) - 1.0
-        rho = limit - 2.0 * xp.real(t) * power2 / bc2
+        longest = 2.0 / (1.0 - hyper.beta2) - 1.0
+        rho = longest - 2.0 * xp.real(t) * power2 / bc2
         adaptive = xp.where(rho > 5.0, 1.0, 0.0)
-        rho, limit = xp.where(rho > 5.0, rho, 6.0), xp.where(rho > 5.0, limit, 6.0)
-        ratio = (rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho)
+        rho, longest = xp.where(rho > 5.0, rho, 6.0), xp.where(rho > 5.0, longest, 6.0)
+        ratio = (rho - 4.0) * (rho - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * rho)
         alpha = xp.where(adaptive > 0.0, alpha * xp.sqrt(ratio), lr / bc1)
     r2, eps_root, eps = 1.0, hyper.eps_root, hyper.eps
     if rule.infinity:
@@ -144,6 +145,9 @@ def scalars(
         eps_root, eps = (eps, 0.0) if paper else (0.0, eps)
     elif rule.amsgrad == "corrected":
         r2 = 1.0 / bc2
+    elif rule.adopt:
+        alpha, eps_root, limit = lr, 0.0, xp.sqrt(xp.sqrt(xp.real(t) - 1.0))
+        c2, keep = xp.where(limit > 0.0, c2, 1.0), xp.where(limit > 0.0, keep, 1.0)
     elif paper:
         eps_root, eps = eps_root * bc2, eps * root2
     return Scalars(
@@ -151,17 +155,18 @@ def scalars(
         clip=clip,
         coupled=hyper.weight_decay if rule.decay == "coupled" else 0.0,
         c1=1.0 - hyper.beta1,
-        c2=1.0 - hyper.beta2,
+        c2=c2,
         r2=r2,
         eps_root=eps_root,
         alpha=alpha,
         eps=eps,
-        keep=1.0 - lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0,
+        keep=keep,
         gain=gain,
         shrink=shrink,
         mean=mean,
         pull=pull,
         adaptive=adaptive,
+        limit=limit,
     )
 
 

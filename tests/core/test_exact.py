@@ -36,6 +36,8 @@ RULES += [
     Rule("keras", "coupled", rectify=True),
     Rule(decay="coupled", infinity=True),
     Rule("keras", infinity=True),
+    Rule(decay="coupled", adopt=True),
+    Rule(adopt=True, maximize=True),
     Rule("keras", schedule_free=True, maximize=True),
 ]
 # 4096 is a block, 32768 a chunk; tensors of every size share chunks, the largest is cut.

@@ -20,7 +20,7 @@ from adamas import state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.formats import Halves, Split
 from adamas.kernels.reference import ieee
-from adamas.numpy import Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW
+from adamas.numpy import ADOPT, Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW
 from adamas.numpy.optimizer import Optimizer
 from adamas.rule import PRESETS, evaluation_weights, training_weights
 
@@ -37,6 +37,10 @@ def made(tried: Case, params: Any, **more: Any) -> Any:
         )  # fmt: skip
     peer: Any = tried.name.split("-")[0]
     decoupled = tried.rule.decay == "decoupled"
+    if tried.rule.adopt:
+        return ADOPT(
+            params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, decoupled, maximize=tried.rule.maximize, **more
+        )
     if tried.rule.infinity:
         return Adamax(
             params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize, like=peer, **more
@@ -89,9 +93,27 @@ def test_defaults_are_the_peers(kind: Any, like: str, preset: str, more: dict[st
     assert (optimizer.rule, optimizer.hyper) == PRESETS[preset]
 
 
-def test_defaults_of_schedule_free() -> None:
-    optimizer = ScheduleFreeAdamW([np.zeros(1)])
-    assert (optimizer.rule, optimizer.hyper) == PRESETS["schedulefree.AdamWScheduleFree"]
+@pytest.mark.parametrize(
+    ("kind", "preset"), [(ScheduleFreeAdamW, "schedulefree.AdamWScheduleFree"), (ADOPT, "adopt.ADOPT")]
+)
+def test_defaults_are_the_authors(kind: Any, preset: str) -> None:
+    optimizer = kind([np.zeros(1)])
+    assert (optimizer.rule, optimizer.hyper) == PRESETS[preset]
+
+
+@pytest.mark.parametrize("moments", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("decouple", [False, True])
+def test_the_first_step_of_adopt_moves_nothing(decouple: bool, moments: Any) -> None:
+    p = np.array([1.5, -0.0, 0.0, -3.0] * 2000, np.float32)
+    g = np.array([1e-3, -1e10, 0.0, np.inf] * 2000, np.float32)
+    mine = p.copy()
+    optimizer = ADOPT([mine], 0.1, weight_decay=0.1, decouple=decouple, moments=moments, nonfinite="propagate")
+    optimizer.step([g])
+    assert same_bits(mine, p)
+    kept = optimizer.state_dict()["state"]["0"]
+    if moments == "float32":
+        assert not kept["m"].any()
+        np.testing.assert_allclose(kept["v"], (g + (0 if decouple else np.float32(0.1) * p)) ** 2, rtol=3e-7)
 
 
 def test_torchs_two_decays() -> None:
@@ -122,6 +144,8 @@ def test_torchs_two_decays() -> None:
         (RAdam, {"like": "optax", "groups": [Group("*", weight_decay=0.1)]}, r"optax\.radam has no weight decay"),
         (RAdam, {"like": "optax", "decoupled_weight_decay": True}, r"optax\.radam has no weight decay"),
         (Adamax, {"like": "tf"}, "like='tf': give one of 'torch', 'keras', 'optax'"),
+        (ADOPT, {"decouple": 1}, "decouple=1: give False or True"),
+        (ADOPT, {"groups": [Group("*", eps_root=1e-8)]}, r"adopt\.ADOPT has none; leave it out"),
         (RAdam, {"like": "keras"}, "like='keras': give one of 'torch', 'optax'"),
         (RAdam, {"like": "optax", "weight_decay": 0.1}, r"optax\.radam has no weight decay"),
         (RAdam, {"eps_root": 1e-8}, r"torch\.RAdam has none"),

@@ -38,6 +38,7 @@ FAMILY = [
     ),
     *(Rule(e, schedule_free=True) for e in ("paper", "keras")),
     *(Rule(e, d, infinity=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
+    *(Rule(decay=d, adopt=True) for d in ("decoupled", "coupled")),
     *(Rule(e, d, rectify=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
 ]
 CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
@@ -55,6 +56,9 @@ CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
         ({"nesterov": "constant", "amsgrad": "raw"}, "amsgrad and nesterov exclude each other"),
         ({"rectify": 1}, "rectify=1: give one of False, True"),
         ({"infinity": 1}, "infinity=1: give one of False, True"),
+        ({"adopt": 1}, "adopt=1: give one of False, True"),
+        ({"adopt": True, "infinity": True}, "infinity and adopt exclude each other"),
+        ({"adopt": True, "eps_mode": "keras"}, "eps_mode='paper', not 'keras'"),
         ({"infinity": True, "amsgrad": "raw"}, "amsgrad and infinity exclude each other"),
         ({"rectify": True, "schedule_free": True}, "schedule_free and rectify exclude each other"),
         ({"schedule_free": 1}, "schedule_free=1: give one of False, True"),
@@ -159,6 +163,7 @@ def test_presets_are_the_peers_defaults() -> None:
         "optax.adamaxw": (Rule(infinity=True), Hyper(1e-3, 0.9, 0.999, 1e-8, weight_decay=1e-4)),
         "torch.RAdam": (Rule("keras", "coupled", rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "optax.radam": (Rule(rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
+        "adopt.ADOPT": (Rule(decay="coupled", adopt=True), Hyper(1e-3, 0.9, 0.9999, 1e-6)),
         "schedulefree.AdamWScheduleFree": (
             Rule(schedule_free=True),
             Hyper(2.5e-3, 0.9, 0.999, 1e-8, warmup_steps=0, r=0, weight_lr_power=2),

@@ -28,6 +28,7 @@ RULES = [
     Rule(schedule_free=True),
     Rule(rectify=True),
     Rule(infinity=True),
+    Rule(adopt=True),
 ]
 WEIGHTS = [
     ("float32", "nearest"),
@@ -73,7 +74,7 @@ WATCHED = [
 
 
 def name(case: Case) -> str:
-    variants = [switch for switch in ("schedule_free", "rectify", "infinity") if getattr(case.rule, switch)]
+    variants = [switch for switch in ("schedule_free", "rectify", "infinity", "adopt") if getattr(case.rule, switch)]
     switches = "-".join(variants) or f"{case.rule.amsgrad}-{case.rule.nesterov}"
     watched = "-".join(k for k in ("average", "statistics", "verify") if getattr(case, k))
     return f"{switches}-{np.dtype(case.dtype).name}-{case.weights}-{case.moments}-{watched}"

@@ -117,6 +117,7 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
             "schedule_free": False,
             "rectify": False,
             "infinity": False,
+            "adopt": False,
         },
         "hypers": [
             {

@@ -221,6 +221,26 @@ def without_r(s: Scalars, h: Hyper, t: int) -> Scalars:
     return s._replace(alpha=h.lr * root2(h, t) / bc1(h, t)) if s.adaptive else s
 
 
+def divided_later(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    m, v = slots
+    m = m + s.c1 * (g - m)
+    n = np.clip(m / np.maximum(np.sqrt(v), s.eps), -s.limit, s.limit)
+    return s.keep * p - s.alpha * n, (m, v + s.c2 * (g * g - v))
+
+
+def by_the_new_v(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new = slots[1] + s.c2 * (g * g - slots[1])
+    p, (m, _) = update(rule, p, g, (slots[0], new), s, coupled=coupled, tiny=tiny)
+    return p, (m, new)
+
+
+def eps_added(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    m, v = slots
+    _, (_, new) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    m = m + s.c1 * (np.clip(g / (np.sqrt(v) + s.eps), -s.limit, s.limit) - m)
+    return s.keep * p - s.alpha * m, (m, new)
+
+
 def bc1(h: Hyper, t: int) -> float:
     return 1.0 - h.beta1**t
 
@@ -237,7 +257,7 @@ ADAMW, ADAM, KERAS, OPTAX = (
 )
 ROOTED = "optax-adamw-eps-root-amsgrad"
 NADAM, OPTAX_NADAM, FREE = "torch-nadam-decay", "optax-nadamw", "schedulefree-warmup"
-RADAM, ADAMAX = "torch-radamw", "torch-adamax-decay"
+RADAM, ADAMAX, ADOPT = "torch-radamw", "torch-adamax-decay", "adopt-decouple"
 
 MUTANTS: dict[str, tuple[str, Runner]] = {
     "decay ignored": (ADAMW, hypers(weight_decay=lambda h: 0.0)),
@@ -300,6 +320,19 @@ MUTANTS: dict[str, tuple[str, Runner]] = {
     "Adamax corrected as Adam": (ADAMAX, stepwise(number=lambda s, h, t: s._replace(alpha=s.alpha * root2(h, t)))),
     "Adamax with the largest gradient ever": (ADAMAX, stepwise(number=lambda s, h, t: s._replace(r2=1.0))),
     "Adamax with the betas swapped": (ADAMAX, hypers(beta1=lambda h: h.beta2, beta2=lambda h: h.beta1)),
+    "ADOPT not": (ADOPT, rules(adopt=False)),
+    "ADOPT as a mean of gradients, divided later": (ADOPT, stepwise(formula=divided_later)),
+    "ADOPT by the new v": (ADOPT, stepwise(formula=by_the_new_v)),
+    "ADOPT without a bound": (ADOPT, stepwise(number=lambda s, h, t: s._replace(limit=1e30 if t > 1 else 0.0))),
+    "ADOPT with the bound of the next step": (ADOPT, stepwise(number=lambda s, h, t: s._replace(limit=t**0.25))),
+    "ADOPT with a bound that does not grow": (ADOPT, stepwise(number=lambda s, h, t: s._replace(limit=min(t - 1, 1)))),
+    "ADOPT with eps beside the root": (ADOPT, stepwise(formula=eps_added)),
+    "ADOPT corrected": (ADOPT, stepwise(number=lambda s, h, t: s._replace(alpha=h.lr * root2(h, t) / bc1(h, t)))),
+    "ADOPT that starts v at a part of g^2": (ADOPT, stepwise(number=lambda s, h, t: s._replace(c2=1 - h.beta2))),
+    "ADOPT that decays in its first step": (
+        ADOPT,
+        stepwise(number=lambda s, h, t: s._replace(keep=1 - h.lr * h.weight_decay)),
+    ),
     "maximize ignored": ("torch-adamw-amsgrad-maximize", rules(maximize=False)),
     "eps_root ignored": (ROOTED, hypers(eps_root=lambda h: 0.0)),
     "eps_root uncorrected": (

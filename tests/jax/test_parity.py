@@ -22,14 +22,17 @@ jnp = jax.numpy
 OPTAX = [case for case in CASES if case.name.startswith("optax") and not case.rule.maximize]
 
 
-LATER = [case for case in FAMILY if case.name.startswith("optax")]
+LATER = [case for case in FAMILY if case.name.startswith("optax") or case.name == "adopt"]
 
 
 def by_optax(case: Case, p: np.ndarray, gradients: Sequence[np.ndarray]) -> np.ndarray:
     """The same steps by optax, in the array's dtype. What optax has no function for is chained of its own parts."""
     h = case.hyper
     betas = {"b1": h.beta1, "b2": h.beta2, "eps": h.eps, "eps_root": h.eps_root}
-    if case.rule.infinity:
+    if case.rule.adopt:
+        betas.pop("eps_root")
+        transform = optax.contrib.adopt(h.lr, **betas)
+    elif case.rule.infinity:
         betas.pop("eps_root")
         transform = optax.adamaxw(h.lr, **betas, weight_decay=h.weight_decay)
     elif case.rule.rectify:
@@ -118,6 +121,11 @@ def test_defaults_of_schedule_free() -> None:
         "learning_rate": h.lr, "b1": h.beta1, "b2": h.beta2, "eps": h.eps, "weight_decay": h.weight_decay
     }  # fmt: skip
     assert theirs["weight_lr_power"].default == h.weight_lr_power
+
+
+def test_defaults_of_adopt() -> None:
+    theirs, h = inspect.signature(optax.contrib.adopt).parameters, PRESETS["adopt.ADOPT"].hyper
+    assert [theirs[name].default for name in ("b1", "b2", "eps")] == [h.beta1, h.beta2, h.eps]
 
 
 @pytest.mark.parametrize("case", OPTAX, ids=lambda c: c.name)

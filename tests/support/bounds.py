@@ -82,8 +82,13 @@ class Rounded:
         root = np.sqrt(self.value)
         return self._result(root, root - np.sqrt(np.maximum(self.value - self.error, 0.0)))
 
-    def __lt__(self, limit: float) -> SimpleNamespace:
-        return SimpleNamespace(true=self.value < limit, certain=abs(self.value - limit) > self.error)
+    def __neg__(self) -> Rounded:
+        return Rounded(-self.value, self.error, self.dtype)
+
+    def __lt__(self, other: Rounded | float) -> Either:
+        if isinstance(other, Rounded):
+            return other > self
+        return Either(self.value < other, abs(self.value - other) > self.error)
 
     def __gt__(self, other: Rounded | int) -> Either:
         if isinstance(other, int):
@@ -189,6 +194,8 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
         pull = (hyper.beta1 * share * of_mean + 2.0 * kept) / (1.0 - kept) + 1.0
     if rule.infinity:
         alpha = units1 + 1.0
+    if rule.adopt:
+        alpha = 0.0
     shrunk = hyper.lr * hyper.weight_decay
     return Scalars(
         grad_scale=0.0,
@@ -206,6 +213,7 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
         mean=mean,
         pull=pull,
         adaptive=0.0,
+        limit=1.5,  # two square roots of a whole number
     )
 
 

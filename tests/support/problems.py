@@ -109,6 +109,16 @@ def _family() -> list[Case]:
             Case("torch-adamax" + mark, infinity, plain, adamax_twin, 60),
             Case("torch-adamax-decay" + mark, infinity, decayed, adamax_twin),
         ]
+
+        def adopt_twin(decouple: bool, x: bool = maximize) -> Twin:
+            return lambda p, g, h: twins.adopt(p, g, h, decouple=decouple, maximize=x)
+
+        normalised = Rule(decay="coupled", maximize=maximize, adopt=True)
+        found += [
+            Case("adopt" + mark, normalised, plain, adopt_twin(False), 60),
+            Case("adopt-decay" + mark, normalised, decayed, adopt_twin(False)),
+            Case("adopt-decouple" + mark, replace(normalised, decay="decoupled"), decayed, adopt_twin(True), 60),
+        ]
     found += [
         Case("keras-adamax", Rule("keras", infinity=True), plain, twins.keras_adamax, 60),
         Case("keras-adamax-decay", Rule("keras", infinity=True), decayed, twins.keras_adamax, 60),

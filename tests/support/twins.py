@@ -223,6 +223,28 @@ def optax_adamax(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -
     return Result(p, (m, u))
 
 
+def adopt(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, decouple: bool, maximize: bool) -> Result:
+    """torch-adopt, its authors' own, and without decay optax.contrib.adopt; both count steps from 0."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for step, g in enumerate(g.astype(WIDE) for g in gradients):
+        if maximize:
+            g = -g
+        if not decouple:
+            g = g + wd * p
+        if step == 0:
+            v = g**2
+            continue
+        if decouple:
+            p = p - lr * wd * p
+        clip = WIDE(step) ** WIDE(0.25)
+        m = b1 * m + (1 - b1) * np.clip(g / np.maximum(np.sqrt(v), eps), -clip, clip)
+        p = p - lr * m
+        v = b2 * v + (1 - b2) * g**2
+    return Result(p, (m, v))
+
+
 def _rectification(b2: np.longdouble, t: int) -> np.longdouble | None:
     """r_t of Liu et al.; None where there is none."""
     longest = 2 / (1 - b2) - 1

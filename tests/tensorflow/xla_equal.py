@@ -27,6 +27,7 @@ RULES = [
     Rule("keras", rectify=True),
     Rule(infinity=True, decay="coupled"),
     Rule("keras", infinity=True),
+    Rule(adopt=True, decay="coupled"),
 ]
 compared = 0
 

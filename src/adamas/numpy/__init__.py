@@ -18,11 +18,13 @@ from adamas.gradients import GradientReport, check_gradients
 from adamas.groups import Group, no_decay
 from adamas.numpy.adam import Adam, AdamW
 from adamas.numpy.adamax import Adamax
+from adamas.numpy.adopt import ADOPT
 from adamas.numpy.nadam import NAdam
 from adamas.numpy.radam import RAdam
 from adamas.numpy.schedule_free import ScheduleFreeAdamW
 
 __all__ = [
+    "ADOPT",
     "Adam",
     "AdamW",
     "Adamax",

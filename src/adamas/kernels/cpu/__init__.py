@@ -76,6 +76,7 @@ def rule_codes(rule: Rule) -> tuple[int, ...]:
         int(rule.schedule_free),
         int(rule.rectify),
         int(rule.infinity),
+        int(rule.adopt),
     )
 
 

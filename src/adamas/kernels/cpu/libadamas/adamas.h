@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 6           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 7           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 6     /* the rule's, then `correction`, then `average` (adamas_settings) */
 #define ADAMAS_MAX_CARRIES 2   /* float64 numbers that a rule carries from step to step beside a tensor */
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
@@ -61,13 +61,15 @@ enum {
 };
 
 /* adamas.rule.Rule, Hyper and Scalars, in the same order */
-typedef struct { int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity; } adamas_rule;
+typedef struct {
+  int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity, adopt;
+} adamas_rule;
 typedef struct {
   double lr, beta1, beta2, eps, eps_root, weight_decay, momentum_decay, warmup_steps, r, weight_lr_power;
 } adamas_hyper;
 typedef struct {
   double grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull,
-         adaptive;
+         adaptive, limit;
 } adamas_scalars;
 /* What a plan is made for. */
 typedef struct {

@@ -16,7 +16,7 @@ namespace adamas {
 // adamas.rule.Scalars, rounded once to the dtype that the rule computes in.
 template <class T>
 struct Numbers {
-  T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull, adaptive;
+  T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull, adaptive, limit;
 };
 
 // One step of n elements, in place. slots: in the order of adamas.rule.Rule.slots. reach: how far from here the arrays go
@@ -41,7 +41,7 @@ template <class T>
 using Average = void (*)(T* average, const T* p, T share, int64_t n);
 
 // The lines of adamas.rule.update that differ by more than numbers.
-enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kAdamax, kFormulas };
+enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kAdamax, kAdopt, kFormulas };
 
 template <class T>
 struct Loops {

@@ -17,7 +17,7 @@ constexpr Loops<T> all() {
 #define ADAMAS_VARIANTS(F) \
   {{update<T, F, false, false>, update<T, F, false, true>}, {update<T, F, true, false>, update<T, F, true, true>}}
   return {{ADAMAS_VARIANTS(kAdam), ADAMAS_VARIANTS(kAmsgrad), ADAMAS_VARIANTS(kNesterov), ADAMAS_VARIANTS(kScheduleFree),
-           ADAMAS_VARIANTS(kRectified), ADAMAS_VARIANTS(kAdamax)},
+           ADAMAS_VARIANTS(kRectified), ADAMAS_VARIANTS(kAdamax), ADAMAS_VARIANTS(kAdopt)},
           squares<T>,
           count<T>,
           average<T>};

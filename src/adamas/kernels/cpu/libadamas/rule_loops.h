@@ -15,10 +15,15 @@ inline T largest(T a, T b) {
   return (a > b) | (a != a) ? a : b;
 }
 
+template <class T>
+inline T clamp(T x, T bound) {
+  return x > bound ? bound : x < -bound ? -bound : x;
+}
+
 template <class T, bool kClipped, bool kCoupled>
 inline T gradient(const Numbers<T>& c, T g, T p) {
   T gi = c.grad_scale * g;
-  if (kClipped) gi = gi > c.clip ? c.clip : gi < -c.clip ? -c.clip : gi;
+  if (kClipped) gi = clamp(gi, c.clip);
   if (kCoupled) gi = gi + c.coupled * p;
   return gi;
 }
@@ -42,6 +47,19 @@ inline void adam(const Numbers<T>& c, T* __restrict p, const T* __restrict g, T*
     T root = (kFormula == kAdamax ? w : std::sqrt(w + c.eps_root)) + c.eps;
     if (kFormula == kRectified) root = c.adaptive > T(0) ? root : T(1);
     p[i] = c.keep * p[i] - (kFormula == kNesterov ? (c.alpha * mi + c.gain * gi) / root : c.alpha * (mi / root));
+  }
+}
+
+template <class T, bool kClipped, bool kCoupled>
+inline void adopt(const Numbers<T>& c, T* __restrict p, const T* __restrict g, T* __restrict m, T* __restrict v,
+                  int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T gi = gradient<T, kClipped, kCoupled>(c, g[i], p[i]);
+    const T normalised = clamp(gi / largest(std::sqrt(v[i]), c.eps), c.limit);
+    const T mi = flush(m[i] + c.c1 * (normalised - m[i]));
+    m[i] = mi;
+    v[i] = flush(v[i] + c.c2 * (gi * gi - v[i]));
+    p[i] = c.keep * p[i] - c.alpha * mi;
   }
 }
 
@@ -71,6 +89,8 @@ void update(const Numbers<T>& s, T* p, const T* g, T* const* slots, int64_t n, i
     if (kFormula == kAmsgrad) ask(vmax, i, reach);
     if constexpr (kFormula == kScheduleFree)
       schedule_free<T, kClipped>(c, p + i, g + i, a + i, b + i, strip);  // its decay is decoupled always
+    else if constexpr (kFormula == kAdopt)
+      adopt<T, kClipped, kCoupled>(c, p + i, g + i, a + i, b + i, strip);
     else
       adam<T, kFormula, kClipped, kCoupled>(c, p + i, g + i, a + i, b + i, vmax ? vmax + i : nullptr, strip);
   }

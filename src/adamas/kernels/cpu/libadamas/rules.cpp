@@ -12,10 +12,12 @@ int32_t adamas_rule_slots(const adamas_rule* rule) {
   const bool legal =
       rule && among(rule->eps_mode, 1) && among(rule->decay, 1) && among(rule->amsgrad, 2) && among(rule->maximize, 1) &&
       among(rule->nesterov, 2) && among(rule->schedule_free, 1) && among(rule->rectify, 1) &&
-      among(rule->infinity, 1) &&
+      among(rule->infinity, 1) && among(rule->adopt, 1) &&
       !(rule->eps_mode == ADAMAS_EPS_KERAS && rule->amsgrad == ADAMAS_AMSGRAD_CORRECTED) &&
-      (rule->amsgrad > 0) + (rule->nesterov > 0) + rule->schedule_free + rule->rectify + rule->infinity <= 1 &&
-      !(rule->schedule_free && rule->decay != ADAMAS_DECAY_DECOUPLED);
+      (rule->amsgrad > 0) + (rule->nesterov > 0) + rule->schedule_free + rule->rectify + rule->infinity +
+              rule->adopt <= 1 &&
+      !(rule->schedule_free && rule->decay != ADAMAS_DECAY_DECOUPLED) &&
+      !(rule->adopt && rule->eps_mode != ADAMAS_EPS_PAPER);
   if (!legal) return -1;
   return rule->amsgrad == ADAMAS_AMSGRAD_OFF ? 2 : 3;
 }

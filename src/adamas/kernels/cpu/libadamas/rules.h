@@ -13,6 +13,7 @@ inline Formula formula(const adamas_rule& rule) {
   if (rule.nesterov != ADAMAS_NESTEROV_OFF) return kNesterov;
   if (rule.rectify) return kRectified;
   if (rule.infinity) return kAdamax;
+  if (rule.adopt) return kAdopt;
   return rule.amsgrad != ADAMAS_AMSGRAD_OFF ? kAmsgrad : kAdam;
 }
 

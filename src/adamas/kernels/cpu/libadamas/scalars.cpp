@@ -69,7 +69,7 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
   s.alpha = h.lr * root2 / bc1;
   s.eps = paper ? h.eps * root2 : h.eps;
   s.keep = rule.decay == ADAMAS_DECAY_DECOUPLED ? 1.0 - h.lr * h.weight_decay : 1.0;
-  s.gain = s.shrink = s.mean = s.pull = 0.0;
+  s.gain = s.shrink = s.mean = s.pull = s.limit = 0.0;
   s.adaptive = 1.0;
   if (rule.nesterov != ADAMAS_NESTEROV_OFF) {
     const bool scheduled = rule.nesterov == ADAMAS_NESTEROV_SCHEDULED;
@@ -91,6 +91,13 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
     s.r2 = h.beta2;
     s.eps_root = paper ? h.eps : 0.0;
     s.eps = paper ? 0.0 : h.eps;
+  }
+  if (rule.adopt) {
+    s.alpha = h.lr;
+    s.eps_root = 0.0;
+    s.eps = h.eps;
+    s.limit = std::sqrt(std::sqrt(step - 1.0));
+    if (!(s.limit > 0.0)) s.c2 = s.keep = 1.0;
   }
   if (rule.rectify) {
     const double limit = 2.0 / (1.0 - h.beta2) - 1.0;

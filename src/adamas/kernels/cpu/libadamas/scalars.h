@@ -30,7 +30,7 @@ template <class T>
 Numbers<T> rounded(const adamas_scalars& s, double grad_scale, double clip) {
   return {T(s.grad_scale * grad_scale), T(clip),    T(s.coupled), T(s.c1),  T(s.c2), T(s.r2),
           T(s.eps_root),                T(s.alpha), T(s.eps),     T(s.keep), T(s.gain), T(s.shrink),
-          T(s.mean),                    T(s.pull),  T(s.adaptive)};
+          T(s.mean),                    T(s.pull),  T(s.adaptive), T(s.limit)};
 }
 
 }  // namespace adamas
