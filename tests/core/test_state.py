@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from support.stepping import same_bits
 
 from adamas import state
-from adamas.errors import StateError
-from adamas.formats import Blocks
+from adamas.errors import ArgumentError, StateError
+from adamas.formats import Blocks, arrays
 from adamas.numpy import Adam, AdamW
 from adamas.rule import Hyper, Rule
 from adamas.state import State
@@ -96,7 +96,7 @@ def test_groups_survive(tmp_path: Path) -> None:
 
 def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
     """Byte for byte what another reader of safetensors sees."""
-    made, _ = optimizer(amsgrad=True)
+    made, _ = optimizer(amsgrad=True, seed=5)
     path = tmp_path / "a.safetensors"
     state.save(path, made)
     tensors = load_file(path)
@@ -106,7 +106,7 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
         metadata = file.metadata()
     assert list(metadata) == ["adamas.state"]
     described = json.loads(metadata["adamas.state"])
-    assert (sorted(described), described["version"]) == (["checksum", "state", "version"], 2)
+    assert (sorted(described), described["version"]) == (["checksum", "state", "version"], 3)
     assert json.loads(described["state"]) == {
         "rule": {
             "eps_mode": "paper",
@@ -133,7 +133,11 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
                 "weight_lr_power": 2.0,
             }
         ],
-        "tensors": [["dense/kernel", 3, 0, []], ["b", 4, 0, []], ["s", 3, 0, []], ["e", 3, 0, []]],
+        "seed": 5,
+        "tensors": [
+            {"name": name, "step": step, "group": 0, "carries": {}, "rounding_name": name}
+            for name, step in (("dense/kernel", 3), ("b", 4), ("s", 3), ("e", 3))
+        ],
     }
     digest = hashlib.blake2b(described["state"].encode(), digest_size=32)
     for name, shape in (("dense/kernel", b"[4, 3]"), ("b", b"[3]"), ("s", b"[]"), ("e", b"[0]")):
@@ -142,28 +146,130 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
     assert described["checksum"] == digest.hexdigest()
 
 
-def test_files_of_version_1_are_read(tmp_path: Path) -> None:
-    """As the first Adamas wrote them: no carries, and fewer switches and numbers."""
-    tensors = {"m/a": np.array([1.0, 2.0], np.float32), "v/a": np.array([3.0, 4.0], np.float32)}
-    text = json.dumps(
-        {
-            "rule": {"eps_mode": "paper", "decay": "coupled", "amsgrad": "off", "maximize": False},
-            "hypers": [{"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.0}],
-            "tensors": [["a", 3, 0]],
-        }
-    )
+def written(path: Path, version: object, text: str, tensors: dict[str, np.ndarray]) -> None:
+    """A file of this version, with the right checksum."""
     digest = hashlib.blake2b(text.encode(), digest_size=32)
     for array in tensors.values():
-        digest.update(b"float32[2]" + array.tobytes())
-    for version in (1, 2):
-        described = json.dumps({"version": version, "state": text, "checksum": digest.hexdigest()})
-        save_file(tensors, tmp_path / str(version), metadata={"adamas.state": described})
-    read = state.load(tmp_path / "1")
-    assert equal(
-        read, State(Rule(decay="coupled"), {"a": {"m": tensors["m/a"], "v": tensors["v/a"]}}, {"a": 3}, [Hyper(0.1)])
+        digest.update(f"{array.dtype.name}{list(array.shape)}".encode() + array.tobytes())
+    described = json.dumps({"version": version, "state": text, "checksum": digest.hexdigest()})
+    save_file(tensors, path, metadata={"adamas.state": described})
+
+
+HYPER = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_are_read(tmp_path: Path, version: int) -> None:
+    """As an older Adamas wrote them: rows in place of objects, no seed, fewer switches and numbers."""
+    tensors = {"m/a": np.array([1.0, 2.0], np.float32), "v/a": np.array([3.0, 4.0], np.float32)}
+    nesterov = "off" if version == 1 else "scheduled"
+    rule = {"eps_mode": "paper", "decay": "coupled", "amsgrad": "off", "maximize": False}
+    text = json.dumps(
+        {
+            "rule": rule if version == 1 else {**rule, "nesterov": nesterov},
+            "hypers": [HYPER],
+            "tensors": [["a", 3, 0] if version == 1 else ["a", 3, 0, [0.5]]],
+        }
     )
-    with pytest.raises(StateError, match="not a sound optimizer state"):
-        state.load(tmp_path / "2")
+    written(tmp_path / "x", version, text, tensors)
+    read = state.load(tmp_path / "x")
+    slots = {"a": {"m": tensors["m/a"], "v": tensors["v/a"]}}
+    assert equal(read, State(Rule(decay="coupled", nesterov=nesterov), slots, {"a": 3}, [Hyper(0.1)]))  # type: ignore[arg-type]
+    assert dict(read.carries) == {"a": () if version == 1 else (0.5,)}
+    assert (read.seed, dict(read.rounding_names)) == (None, {})
+
+
+ENTRY = {"name": "a", "step": 1, "group": 0, "carries": {}}
+SOUND = {"rule": {}, "hypers": [HYPER], "seed": 0, "tensors": [ENTRY]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"rule": {"sharpened": True}}, "sharpened of its Rule came with a newer Adamas"),
+        ({"hypers": [{"heat": 1.0}]}, "heat of its Hyper came with a newer Adamas"),
+        ({"hypers": []}, "one or more adamas.Hyper"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"tensors": [{**ENTRY, "carries": {"mu": 1.0}}]}, r"its carries are \['mu'\], the rule's \[\]"),
+        ({"tensors": [{**ENTRY, "step": -1}]}, "step -1"),
+        ({"tensors": [{key: value for key, value in ENTRY.items() if key != "step"}]}, "'step'"),
+        ({"tensors": [{**ENTRY, "rounding_name": 3}]}, "rounding_names must be strings"),
+        ({"tensors": ["a"]}, "string indices"),
+        ({"tensors": []}, "checksum differs"),
+        ({"tensors": [ENTRY, {**ENTRY, "name": "b"}]}, "m/b"),
+    ],
+)
+def test_texts_that_contradict_themselves_are_refused(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
+    """Though the checksum is right: somebody else wrote them."""
+    tensors = {"m/a": np.ones(2, np.float32), "v/a": np.ones(2, np.float32)}
+    written(tmp_path / "sound", 3, json.dumps(SOUND), tensors)
+    assert state.load(tmp_path / "sound").steps == {"a": 1}
+    written(tmp_path / "x", 3, json.dumps({**SOUND, **parts}), tensors)
+    with pytest.raises(StateError, match=rf"x: not a sound optimizer state.*{message}"):
+        state.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("moments", ["float32", "bfloat16", "int8"])
+def test_a_state_goes_on_under_other_names(tmp_path: Path, moments: Any) -> None:
+    """Random numbers are keyed by seed and name, so both move with the state: the bits are those without the move."""
+    rng = np.random.default_rng(2)
+    shapes = {"dense/kernel": (70, 90), "dense/bias": (4097,)}
+    names = {"dense/kernel": "0.weight", "dense/bias": "0.bias"}
+    params = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    grads = [{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(6)]
+    old = Adam(params, lr=0.1, moments=moments, seed=11)
+    for own in grads[:3]:
+        old.step(own)
+    state.save(tmp_path / "a", old)
+    moved = {names[name]: p.copy() for name, p in reversed(params.items())}
+    new = Adam(moved, moments=moments)
+    read = state.load(tmp_path / "a", new, names=names)
+    assert read.names == ("0.weight", "0.bias")
+    assert dict(read.rounding_names) == {new: old for old, new in names.items()}
+    state.save(tmp_path / "b", new)
+    again = Adam({name: p.copy() for name, p in moved.items()}, moments=moments)
+    again.load_state_dict(new.state_dict())
+    for own in grads[3:]:
+        old.step(own)
+        for one in (new, again):
+            one.step({names[name]: g for name, g in own.items()})
+    back = state.load(tmp_path / "b", names=lambda name: {new: old for old, new in names.items()}[name])
+    assert back.seed == 11
+    assert dict(back.rounding_names) == {name: name for name in shapes}
+    for name in shapes:
+        assert same_bits(params[name], moved[names[name]])
+        for one in (new, again):
+            kept, right = one.portable_state().slots[names[name]], old.portable_state().slots[name]
+            for slot in ("m", "v"):
+                for a, b in zip(arrays(kept[slot]), arrays(right[slot]), strict=True):
+                    assert a.tobytes() == b.tobytes()
+
+
+def test_names_that_do_not_fit() -> None:
+    made, _ = optimizer()
+    own = made.portable_state()
+    for names, message in (
+        ({"c": "d"}, r"\['c'\] are not in the state, whose parameters are \['dense/kernel'"),
+        ({"b": "s"}, r"more than one parameter would be named \['s'\]"),
+        (lambda name: "x", "more than one"),
+        (lambda name: None, "give strings"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            own.renamed(names)  # type: ignore[arg-type]
+    assert own.renamed({"b": "s", "s": "b"}).shapes == {"dense/kernel": (4, 3), "s": (3,), "b": (), "e": (0,)}
+    with pytest.raises(ArgumentError, match=r"\['m'\] cannot be left out.*average"):
+        own.without("m")
+
+
+def test_a_state_that_does_not_decay_fits_either_kind_of_decay() -> None:
+    own = AdamW({"a": np.ones(2)}, weight_decay=0.0).portable_state()
+    Adam({"a": np.ones(2)}).load_portable_state(own)
+    decaying = AdamW({"a": np.ones(2)}).portable_state()
+    with pytest.raises(StateError, match=r"rule\.decay: the state has 'decoupled', the optimizer 'coupled'"):
+        Adam({"a": np.ones(2)}).load_portable_state(decaying)
+    with pytest.raises(StateError, match=r"b: not in the state\n.*a: not in the optimizer\n.*state\.renamed"):
+        AdamW({"b": np.ones(2)}).load_portable_state(decaying)
 
 
 def test_what_is_stored_in_fewer_bits_is_written_as_it_is(tmp_path: Path) -> None:
@@ -280,7 +386,7 @@ def test_another_shape_of_the_same_size_is_noticed(tmp_path: Path) -> None:
         (None, "not an optimizer state"),
         ("{", "not a sound optimizer state"),
         ("[]", "not a sound optimizer state"),
-        ('{"version": 3}', "version 3 .*reads versions 1 and 2"),
+        ('{"version": 4}', "version 4 .*reads versions 1 to 3"),
         ('{"version": 2}', "not a sound optimizer state.*'state'"),
         ('{"version": 1}', "not a sound optimizer state.*'state'"),
         ('{"version": 1, "state": "{}", "checksum": ""}', "not a sound optimizer state.*'rule'"),
@@ -308,8 +414,8 @@ FULL = """
 import resource, sys
 import numpy as np
 from adamas import state
-from adamas.errors import StateError
-from adamas.formats import Blocks
+from adamas.errors import ArgumentError, StateError
+from adamas.formats import Blocks, arrays
 from adamas.numpy import Adam
 optimizer = Adam([np.zeros(300_000)])
 import signal

@@ -36,6 +36,7 @@ class Plan(Protocol):
         weights: str = "nearest",
         average: bool = False,
         verify: int = 0,
+        rounding_names: Sequence[str] | None = None,
     ) -> None: ...
 
     def step(

@@ -52,7 +52,7 @@ class Plan:
 
     Args:
         rule: the switches.
-        names: one per tensor, for messages and for the keys of stochastic rounding.
+        names: one per tensor, for messages.
         params: float32, float64, bfloat16 (of ml_dtypes) or float16, all of one dtype, C-contiguous, written in place.
             Those of 16 bits are computed in float32.
         slots: slots[s][i] is slot s (in the order of `rule.slots`) of tensor i, as `formats.zeros` makes it: an array
@@ -64,6 +64,7 @@ class Plan:
         weights: how parameters of 16 bits are rounded: "nearest", "stochastic", or "split" (`formats.Split`).
         average: whether weights are averaged.
         verify: N: about one block in N, chosen at random, is computed twice and compared; 0: none.
+        rounding_names: one per tensor, for the keys of stochastic rounding. None: `names`.
 
     Raises:
         ArrayError: an array cannot take part; names the tensor.
@@ -81,11 +82,12 @@ class Plan:
         weights: str = "nearest",
         average: bool = False,
         verify: int = 0,
+        rounding_names: Sequence[str] | None = None,
     ) -> None:
         arrays.check_plan(rule, names, params, slots, formats, weights, average, verify)
         self._dtype = params[0].dtype if params else None
         self.limit = norm_limit(params)
-        self._rule, self._seed, self._keys = rule, seed, [name_key(name) for name in names]
+        self._rule, self._seed, self._keys = rule, seed, [name_key(name) for name in rounding_names or names]
         self._names, self._params, self._slots = list(names), list(params), [list(slot) for slot in slots]
         self._formats = [
             [moment(column.format, column.kind) for column in arrays.columns(rule, own, "nearest")]

@@ -49,8 +49,8 @@ class Adam(Optimizer):
             scale). Both round stochastically. Tensors of fewer than 4096 elements keep float32; `describe` tells.
         weights: how parameters of bfloat16 and float16 are rounded after a step: "nearest"; "stochastic"; or, for
             bfloat16, "split", which keeps 8 more bits of each weight, so that small updates add up.
-        seed: of stochastic rounding, from 0 to 2^64 - 1. It is no part of the state: to go on with the same random
-            numbers, give the same one.
+        seed: of stochastic rounding, from 0 to 2^64 - 1. It is part of the state: who loads one goes on with its random
+            numbers.
         nonfinite: what a step does where a gradient is not finite, or the norm of all is 2^64 or more, so that a square
             may overflow float32: "propagate" computes with what is there; "skip" changes nothing, does not count the
             step, and counts in `skipped`; "raise" changes nothing and raises. Both read the gradients once

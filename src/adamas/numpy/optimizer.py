@@ -71,6 +71,7 @@ class Optimizer:
         self._stats, self._ema, self._verify = bool(stats), None if ema is None else float(ema), int(verify)
         self._parameters = Parameters(params)
         self._names, self._params = self._parameters.names, self._parameters.arrays
+        self._rounding_names = list(self._names)
         self._numbers = Numbers(self._names, [param.shape for param in self._params], hyper, groups, no_decay)
         self._storage = self._stored_how(moments, weights)
         self._kept = [
@@ -82,7 +83,7 @@ class Optimizer:
         alike: dict[tuple[Any, ...], list[int]] = {}
         for i, (how, param) in enumerate(zip(self._storage, self._params, strict=True)):
             alike.setdefault((param.dtype, how.weights), []).append(i)
-        self._parts = [self._part(members) for members in alike.values()]
+        self._parts = [self._part(members, self._seed, self._rounding_names) for members in alike.values()]
         self._last: tuple[list[bool], float] | None = None  # who took part in the last step; its grad_scale
         if len(self._parts) > 1:
             parts.check_ready(self._parts, [[None] * len(part.members) for part in self._parts])
@@ -248,19 +249,21 @@ class Optimizer:
         """Everything a later run needs to go on exactly: plain dicts, numbers, and arrays that are copies.
 
         Returns:
-            {"rule": {...}, "hypers": [{...}, ...], "state": {name: {"step": int, "group": int, "m": array, ...}}}; a
-            list's parameters are named "0", "1", ... "group" is an index into "hypers"; "carry" is there where the rule
-            carries numbers. The second moments of amsgrad are in "vmax". What is stored in int8 is
-            `adamas.formats.Blocks`.
+            {"rule": {...}, "hypers": [{...}, ...], "seed": int, "state": {name: {"step": int, "group": int,
+            "rounding_name": str, "m": array, ...}}}; a list's parameters are named "0", "1", ... "group" is an index
+            into "hypers"; "carry" is there where the rule carries numbers. The second moments of amsgrad are in "vmax".
+            What is stored in int8 is `adamas.formats.Blocks`.
         """
         state = self.portable_state()
         return {
             "rule": asdict(state.rule),
             "hypers": [asdict(hyper) for hyper in state.hypers],
+            "seed": state.seed,
             "state": {
                 name: {
                     "step": state.steps[name],
                     "group": state.groups[name],
+                    "rounding_name": state.rounding_names[name],
                     **({"carry": state.carries[name]} if state.rule.carries else {}),
                     **slots,
                 }
@@ -269,7 +272,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave: moments, step counts and numbers (lr, betas, ...).
+        """Take over what `state_dict` gave: moments, step counts, numbers (lr, betas, ...) and the seed.
 
         Moments in another format than this optimizer's are decoded, and stored in this one's.
 
@@ -278,10 +281,10 @@ class Optimizer:
                 has been changed.
         """
         try:
-            given, keys = dict(state_dict), {"rule", "hypers", "state"}
+            given, keys = dict(state_dict), {"rule", "hypers", "seed", "state"}
             if set(given) != keys:
                 raise StateError(f"a state_dict has the keys {sorted(keys)}, this one {sorted(map(str, given))}")
-            entries, beside = given["state"], ("step", "group", "carry")
+            entries, beside = given["state"], ("step", "group", "carry", "rounding_name")
             state = State(
                 rule=Rule(**given["rule"]),
                 slots={
@@ -292,6 +295,8 @@ class Optimizer:
                 hypers=[Hyper(**hyper) for hyper in given["hypers"]],
                 groups={name: entry["group"] for name, entry in entries.items()},
                 carries={name: entry["carry"] for name, entry in entries.items() if "carry" in entry},
+                seed=given["seed"],
+                rounding_names={name: entry["rounding_name"] for name, entry in entries.items()},
             )
         except StateError:
             raise
@@ -317,10 +322,12 @@ class Optimizer:
                 hypers=self._numbers.hypers,
                 groups=dict(zip(self._names, self._numbers.row_of.tolist(), strict=True)),
                 carries={name: carry for name, _, carry in carried},
+                seed=self._seed,
+                rounding_names=dict(zip(self._names, self._rounding_names, strict=True)),
             )
 
     def load_portable_state(self, state: State) -> None:
-        """Take over a `State`, as `adamas.state.load` gives it: moments, step counts and numbers (lr, betas, ...).
+        """Take over a `State`, as `adamas.state.load` gives it: moments, step counts, numbers (lr, betas, ...), seed.
 
         Moments in another format than this optimizer's are decoded, and stored in this one's.
 
@@ -336,18 +343,26 @@ class Optimizer:
         hypers = self._numbers.fit(state.hypers, state.groups)
         for name, kept in zip(self._names, self._kept, strict=True):
             storage.check_optional(name, kept, state.slots[name])
+        seed = self._seed if state.seed is None else state.seed
+        drawn_by = [
+            state.rounding_names.get(name, own) for name, own in zip(self._names, self._rounding_names, strict=True)
+        ]
         with self._lock, ieee():
             taken = []  # all is converted before the first is written
-            for name, how, param in zip(self._names, self._storage, self._params, strict=True):
-                key = Key(self._seed, name_key(name), state.steps[name], 0, 0)
+            for i, (name, how, param) in enumerate(zip(self._names, self._storage, self._params, strict=True)):
+                key = Key(seed, name_key(drawn_by[i]), state.steps[name], 0, 0)
                 taken.append(storage.fitting(self._rule, how, param, state.slots[name], key))
+            loaded = self._parts
+            if (seed, drawn_by) != (self._seed, self._rounding_names):
+                loaded = [self._part(part.members, seed, drawn_by) for part in self._parts]
             for kept, new in zip(self._kept, taken, strict=True):
                 for slot, own in kept.items():
                     formats.write(own, new[slot])
-            for part in self._parts:
+            for part in loaded:
                 part.taken[:] = [state.steps[self._names[i]] for i in part.members]
                 if self._rule.carries:
                     part.carry[:] = [state.carries[self._names[i]] for i in part.members]
+            self._parts, self._seed, self._rounding_names, self._last = loaded, seed, drawn_by, None
             self._numbers.set(hypers)
 
     def _stored_how(self, moments: Moments, weights: Weights) -> list[Storage]:
@@ -364,17 +379,18 @@ class Optimizer:
                 raise ArgumentError(f"tensor {name!r}: {error}") from None
         return found
 
-    def _part(self, members: list[int]) -> Part:
+    def _part(self, members: list[int], seed: int, rounding_names: list[str]) -> Part:
         plan = choose().plan(
             self._rule,
             [self._names[i] for i in members],
             [self._params[i] for i in members],
             [[self._kept[i][slot] for i in members] for slot in self._kept[members[0]]],
-            self._seed,
+            seed,
             [self._storage[i].formats for i in members],
             self._storage[members[0]].weights,
             self._ema is not None,
             self._verify,
+            [rounding_names[i] for i in members],
         )
         rows = None if self._numbers.rows is None else self._numbers.rows[members]
         carry = np.tile([carry.initial for carry in self._rule.carries], (len(members), 1))

@@ -99,6 +99,7 @@ class Plan:
         weights: str = "nearest",
         average: bool = False,
         verify: int = 0,
+        rounding_names: Sequence[str] | None = None,
     ) -> None:
         _require()
         arrays.check_plan(rule, names, params, slots, formats, weights, average, verify)
@@ -115,7 +116,7 @@ class Plan:
                 self._params,
                 values,
                 scales,
-                [name_key(name) for name in names],
+                [name_key(name) for name in rounding_names or names],
                 _DTYPE[params[0].dtype.name],
                 [_FORMAT[name] for own in arrays.each(formats, len(names)) for name in own or native],
                 _WEIGHTS[weights],
