@@ -202,6 +202,31 @@ print(p.item(), trained(torch.optim.AdamW, torch.float32, capturable=True))
 """
 
 
+TORCH_FAMILY = """
+import sys, torch
+def trained(kind):
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = kind([p], lr=0.1, weight_decay=0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (p ** 2).sum().backward()
+        optimizer.step()
+    return [round(x, 4) for x in p.tolist()], sorted(optimizer.state[p])
+for name in ("NAdam", "RAdam", "Adamax"):
+    print(name, trained(getattr(torch.optim, name)))
+"""
+
+
+@needs_torch
+def test_the_rest_of_the_family(tmp_path: Path) -> None:
+    script = write(tmp_path, TORCH_FAMILY)
+    plain, (shown, report) = run(script), explained(script)
+    assert plain.stdout == shown.stdout != "", shown.stderr
+    names = [replaced.split(" by adamas.torch (")[0] for replaced in report["replaced"]]
+    assert names == ["torch.optim.Adamax", "torch.optim.NAdam", "torch.optim.RAdam"]
+    assert report["left"] == {}
+
+
 @needs_torch
 def test_what_adamas_cannot_do_alike_is_left_to_torch_and_named(tmp_path: Path) -> None:
     # torch itself refuses capturable=True on CPUs with an AssertionError, in both runs.

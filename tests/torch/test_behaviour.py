@@ -21,9 +21,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from parameters import equal, give, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
-from adamas.torch import adam, schedule_free  # noqa: E402
+from adamas.torch import adam, adamax, nadam, radam, schedule_free  # noqa: E402
 
-NAMES = ["Adam", "AdamW"]
+NAMES = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax"]
 
 
 def test_a_parameter_without_a_gradient_has_no_state() -> None:
@@ -51,12 +51,26 @@ def test_signature_and_groups_are_torchs(name: str) -> None:
     assert "libadamas" in mine.kernel
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_state_dict_goes_both_ways_through_a_file(name: str, amsgrad: bool) -> None:
+MOMENTS = ["exp_avg", "exp_avg_sq"]
+KINDS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("Adam", {}, MOMENTS),
+    ("Adam", {"amsgrad": True}, [*MOMENTS, "max_exp_avg_sq"]),
+    ("AdamW", {}, MOMENTS),
+    ("AdamW", {"amsgrad": True, "maximize": True}, [*MOMENTS, "max_exp_avg_sq"]),
+    ("NAdam", {"momentum_decay": 0.3}, ["mu_product", *MOMENTS]),
+    ("NAdam", {"decoupled_weight_decay": True}, ["mu_product", *MOMENTS]),
+    ("RAdam", {"decoupled_weight_decay": True}, MOMENTS),
+    ("RAdam", {"maximize": True}, MOMENTS),
+    ("Adamax", {}, ["exp_avg", "exp_inf"]),
+]
+DISCRIMINATING = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(("name", "settings", "keys"), KINDS, ids=str)
+def test_state_dict_goes_both_ways_through_a_file(name: str, settings: dict[str, Any], keys: list[str]) -> None:
     for source, target in ((ours, torch.optim), (torch.optim, ours), (ours, ours)):
         params = problem((4, 3), (5,))
-        first = getattr(source, name)(params, lr=0.01, amsgrad=amsgrad, weight_decay=0.1)
+        first = getattr(source, name)(params, **DISCRIMINATING, **settings)
         for seed in range(3):
             give(params, seed)
             first.step()
@@ -66,12 +80,14 @@ def test_state_dict_goes_both_ways_through_a_file(name: str, amsgrad: bool) -> N
         copies = [torch.nn.Parameter(p.detach().clone()) for p in params]
         second = getattr(target, name)(copies)
         second.load_state_dict(torch.load(file, weights_only=True))
-        assert second.param_groups[0]["lr"] == 0.01
-        assert equal(values(first), values(second))
+        assert second.param_groups[0]["lr"] == 0.02
         state = second.state_dict()["state"][1]
-        assert list(state) == ["step", "exp_avg", "exp_avg_sq", *["max_exp_avg_sq"] * amsgrad]
+        assert list(state) == ["step", *keys]
         assert state["step"].dtype == torch.float32
         assert state["step"].shape == ()
+        for p, q in zip(params, copies, strict=True):
+            held, taken = first.state[p], second.state[q]
+            assert all(torch.equal(taken[key], held[key].to(taken[key].dtype)) for key in ("step", *keys))
         for optimizer, own in ((first, params), (second, copies)):
             give(own, 9)
             optimizer.step()
@@ -79,6 +95,31 @@ def test_state_dict_goes_both_ways_through_a_file(name: str, amsgrad: bool) -> N
             assert equal(values(first), values(second))
         for mine, theirs in zip(values(first), values(second), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "settings", "keys"), KINDS, ids=str)
+def test_a_training_of_100_steps_changes_hands_and_comes_back(
+    name: str, settings: dict[str, Any], keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch, ours, torch and ours by turns, beside torch alone: 100 steps of float64, some 30 roundings each."""
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)  # torch's NAdam keeps its product in it
+    params, others = (problem((4, 3), (5,), dtype=torch.float64) for _ in range(2))
+    alone = getattr(torch.optim, name)(others, **DISCRIMINATING, **settings)
+    state = None
+    for k, module in enumerate((torch.optim, ours, torch.optim, ours)):
+        optimizer = getattr(module, name)(params, **DISCRIMINATING, **settings)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for seed in range(25 * k, 25 * k + 25):
+            for one, own in ((optimizer, params), (alone, others)):
+                give(own, seed)
+                one.step()
+        state = copy.deepcopy(optimizer.state_dict())
+    for p, q in zip(params, others, strict=True):
+        np.testing.assert_allclose(p.detach(), q.detach(), rtol=100 * 30 * 2.0**-53, atol=100 * 0.02 * 30 * 2.0**-53)
+        for key in keys:
+            np.testing.assert_allclose(optimizer.state[p][key], alone.state[q][key], rtol=1e-13, atol=1e-15)
+        assert float(optimizer.state[p]["step"]) == 100.0
 
 
 def test_copies_and_pickles_go_on_by_themselves() -> None:
@@ -311,7 +352,7 @@ def test_an_optimizer_that_a_hook_holds_ends_with_the_process_in_silence() -> No
 
 
 def test_examples() -> None:
-    for module, examples in ((adam, 12), (schedule_free, 6)):
+    for module, examples in ((adam, 8), (nadam, 5), (radam, 5), (adamax, 5), (schedule_free, 6)):
         failed, tried = doctest.testmod(module)
         assert failed == 0
         assert tried >= examples

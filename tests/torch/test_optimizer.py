@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import bounds
-from support.problems import CASES, Case, discriminating
+from support.problems import CASES, FAMILY, Case, discriminating
 from support.stepping import same_bits
 from support.twins import Result
 
@@ -21,20 +21,29 @@ from parameters import equal, give, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
 
-KEYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-TORCH = [case for case in CASES if case.name.startswith("torch")]
-
-
-def settings(case: Case) -> dict[str, Any]:
-    h = case.hyper
-    return {
-        "lr": h.lr, "betas": (h.beta1, h.beta2), "eps": h.eps, "weight_decay": h.weight_decay,
-        "amsgrad": case.rule.amsgrad != "off", "maximize": case.rule.maximize,
-    }  # fmt: skip
+KEYS = ("exp_avg", "exp_avg_sq", "exp_inf", "max_exp_avg_sq")
+TORCH = [case for case in (*CASES, *FAMILY) if case.name.startswith("torch")]
 
 
 def name_of(case: Case) -> str:
-    return "Adam" if case.rule.decay == "coupled" else "AdamW"
+    rule = case.rule
+    plain = "Adam" if rule.decay == "coupled" else "AdamW"
+    return "NAdam" if rule.nesterov != "off" else "RAdam" if rule.rectify else "Adamax" if rule.infinity else plain
+
+
+def settings(case: Case) -> dict[str, Any]:
+    h, name = case.hyper, name_of(case)
+    found = {
+        "lr": h.lr, "betas": (h.beta1, h.beta2), "eps": h.eps, "weight_decay": h.weight_decay,
+        "maximize": case.rule.maximize,
+    }  # fmt: skip
+    if name in ("Adam", "AdamW"):
+        found["amsgrad"] = case.rule.amsgrad != "off"
+    if name in ("NAdam", "RAdam"):
+        found["decoupled_weight_decay"] = case.rule.decay == "decoupled"
+    if name == "NAdam":
+        found["momentum_decay"] = h.momentum_decay
+    return found
 
 
 def run(module: Any, case: Case, p: np.ndarray, gradients: Sequence[np.ndarray]) -> Result:
@@ -51,8 +60,11 @@ def run(module: Any, case: Case, p: np.ndarray, gradients: Sequence[np.ndarray])
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", TORCH, ids=lambda c: c.name)
-def test_the_bits_of_adamas_numpy_and_torchs_float64_run_within_the_bound(case: Case, dtype: Any) -> None:
-    p, gradients = discriminating(dtype)
+def test_the_bits_of_adamas_numpy_and_torchs_float64_run_within_the_bound(
+    case: Case, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)  # torch's NAdam keeps its product in it
+    p, gradients = discriminating(dtype, steps=case.steps)
     got = run(ours, case, p, gradients)
 
     array = p.copy()
@@ -61,7 +73,8 @@ def test_the_bits_of_adamas_numpy_and_torchs_float64_run_within_the_bound(case: 
         twin.step([g])
     state = twin.state_dict()["state"]["0"]
     assert same_bits(got.p, array)
-    for slot, key in zip(got.slots, [key for key in ("m", "v", "vmax") if key in state], strict=True):
+    assert len(got.slots) == len(case.rule.slots)
+    for slot, key in zip(got.slots, [slot.name for slot in case.rule.slots], strict=True):
         assert same_bits(slot, state[key])
 
     wide = [g.astype(np.float64) for g in gradients]

@@ -20,8 +20,9 @@ from adamas.rule import Rule
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import adamas.torch as ours  # noqa: E402
-from adamas.torch.memory import KEYS, as_array, scales_key, stored  # noqa: E402
+from adamas.torch.memory import as_array, key, scales_key, stored  # noqa: E402
 
+RULE = Rule(decay="coupled")
 SHAPES = [(70, 65), (64,), (64, 64)]
 DTYPES = {torch.float32: np.float32, torch.bfloat16: ml_dtypes.bfloat16, torch.float16: np.float16}
 CASES = [
@@ -80,10 +81,11 @@ def test_the_bits_are_those_of_adamas_numpy(dtype: Any, moments: Any, weights: A
         assert as_array(p.detach()).tobytes() == array.tobytes()
         held = twin.portable_state().slots[str(i)]
         for slot, right in held.items():
-            own = stored(optimizer.state[p], slot)
+            own = stored(RULE, optimizer.state[p], slot)
             pairs = zip(formats.arrays(own), formats.arrays(right), strict=True)
             assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
-        names = {KEYS[slot] for slot in held} | {scales_key(s) for s, x in held.items() if isinstance(x, Blocks)}
+        names = {key(RULE, slot) for slot in held}
+        names |= {scales_key(RULE, slot) for slot, x in held.items() if isinstance(x, Blocks)}
         assert set(optimizer.state[p]) == {"step", *names}
     assert [t.formats for t in optimizer.describe().tensors] == [t.formats for t in twin.describe().tensors]
     assert optimizer.describe().bytes == twin.describe().bytes
@@ -165,9 +167,9 @@ def test_a_state_of_another_format_is_converted_by_the_next_step(moments: Any) -
     twin.step(list(give(problem_grads, 2)))
     for i, p in enumerate(others):
         for slot, right in twin.portable_state().slots[str(i)].items():
-            pairs = zip(formats.arrays(stored(second.state[p], slot)), formats.arrays(right), strict=True)
+            pairs = zip(formats.arrays(stored(RULE, second.state[p], slot)), formats.arrays(right), strict=True)
             assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
-        assert (scales_key("m") in second.state[p]) == (moments == "int8" and p.numel() >= 4096)
+        assert (scales_key(RULE, "m") in second.state[p]) == (moments == "int8" and p.numel() >= 4096)
 
 
 def test_a_state_of_torchs_own_low_precision_is_taken_over() -> None:

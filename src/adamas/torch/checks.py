@@ -14,8 +14,16 @@ from adamas.errors import StateError, UnsupportedError
 from adamas.parts import Nonfinite
 from adamas.parts import check_settings as check_shared
 from adamas.rule import PRESETS, Hyper, Rule
-from adamas.torch.memory import KEYS, scales_key
+from adamas.torch.memory import key, scales_key
 
+# torch's classes that are stepped here, and the presets of their rules
+PEERS: dict[type, str] = {
+    torch.optim.Adam: "torch.Adam",
+    torch.optim.AdamW: "torch.Adam",
+    torch.optim.NAdam: "torch.NAdam",
+    torch.optim.RAdam: "torch.RAdam",
+    torch.optim.Adamax: "torch.Adamax",
+}
 EXACT = (torch.float32, torch.float64)
 LOW = (torch.bfloat16, torch.float16)
 
@@ -42,7 +50,7 @@ class Settings:
 
 
 def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:
-    """The rule and the numbers of a parameter group.
+    """The rule and the numbers of a parameter group, of an optimizer of these or of torch's own.
 
     Raises:
         UnsupportedError: a setting that cannot be served.
@@ -51,23 +59,23 @@ def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:
     check_settings(group)
     # torch before 2.7 has no such entry, and there AdamW is no subclass of Adam.
     decoupled = bool(group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)))
-    beta1, beta2 = group["betas"]
-    if "weight_lr_power" in group:  # ScheduleFreeAdamW
-        numbers = {name: float(group[name]) for name in ("lr", "eps", "weight_decay", "warmup_steps", "r")}
-        power = float(group["weight_lr_power"])
-        hyper = Hyper(beta1=float(beta1), beta2=float(beta2), weight_lr_power=power, **numbers)
-        return Rule(schedule_free=True, maximize=bool(group["maximize"])), hyper
-    hyper = Hyper(float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), 0.0, group["weight_decay"])
-    if isinstance(optimizer, torch.optim.NAdam):
-        rule = _rule("torch.NAdam", "decoupled" if decoupled else "coupled", False, bool(group["maximize"]))
-        return rule, replace(hyper, momentum_decay=group["momentum_decay"])
-    name = "torch.AdamW" if decoupled else "torch.Adam"
-    return _rule(name, PRESETS[name].rule.decay, bool(group["amsgrad"]), bool(group["maximize"])), hyper
+    given = {name: group[name] for name in _NUMBERS if name in group}
+    given["beta1"], given["beta2"] = group["betas"]
+    hyper = _hyper(**{name: float(x) if isinstance(x, Tensor) else x for name, x in given.items()})
+    preset = next((name for kind, name in PEERS.items() if isinstance(optimizer, kind)), _SCHEDULE_FREE)
+    return _rule(preset, decoupled, bool(group.get("amsgrad")), bool(group["maximize"])), hyper
+
+
+_NUMBERS = ("lr", "eps", "weight_decay", "momentum_decay", "warmup_steps", "r", "weight_lr_power")
+_SCHEDULE_FREE = "schedulefree.AdamWScheduleFree"
+_hyper = functools.lru_cache(1024)(Hyper)  # groups have the same numbers again and again
 
 
 @functools.cache
-def _rule(preset: str, decay: Any, amsgrad: bool, maximize: bool) -> Rule:
-    return replace(PRESETS[preset].rule, decay=decay, amsgrad="raw" if amsgrad else "off", maximize=maximize)
+def _rule(preset: str, decoupled: bool, amsgrad: bool, maximize: bool) -> Rule:
+    rule = PRESETS[preset].rule
+    decay = "decoupled" if decoupled else rule.decay
+    return replace(rule, decay=decay, amsgrad="raw" if amsgrad else "off", maximize=maximize)
 
 
 def check_settings(group: dict[str, Any]) -> None:
@@ -120,15 +128,15 @@ def check_state(name: str, rule: Rule, state: dict[str, Any], p: Tensor) -> None
         StateError: something is missing, or is not like the parameter.
     """
     slots = [slot.name for slot in rule.slots]
-    needed = ("step", *(KEYS[slot] for slot in slots), *(carry.name for carry in rule.carries))
-    missing = [key for key in needed if key not in state]
+    needed = ("step", *(key(rule, slot) for slot in slots), *(carry.name for carry in rule.carries))
+    missing = [name for name in needed if name not in state]
     if missing:
         raise StateError(
             f"the state of parameter {name} has no {', '.join(missing)}: it was made by another optimizer or without "
             "amsgrad; clear optimizer.state, or load a state_dict of the same settings"
         )
     for slot in slots:
-        value, scales = state[KEYS[slot]], state.get(scales_key(slot))
+        value, scales = state[key(rule, slot)], state.get(scales_key(rule, slot))
         codes = torch.int8 if slot == "m" else torch.uint8
         wide = torch.float64 if p.dtype == torch.float64 else torch.float32
         allowed = (codes,) if scales is not None else (wide, *((torch.bfloat16,) if wide == torch.float32 else ()))
@@ -136,7 +144,7 @@ def check_state(name: str, rule: Rule, state: dict[str, Any], p: Tensor) -> None
             (value.device, value.shape) != (p.device, p.shape)
         ):
             raise StateError(
-                f"{KEYS[slot]} of parameter {name} is {value.dtype}{list(value.shape)} on {value.device}, the "
+                f"{key(rule, slot)} of parameter {name} is {value.dtype}{list(value.shape)} on {value.device}, the "
                 f"parameter {p.dtype}{list(p.shape)} on {p.device}; clear optimizer.state, or load a fitting state_dict"
             )
 

@@ -12,14 +12,19 @@ from torch import Tensor
 
 from adamas.errors import UnsupportedError
 from adamas.formats import Blocks
+from adamas.rule import Rule
 
-# slot -> torch's name of it in optimizer.state; the scales of one in int8 are beside it
-KEYS = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq", "z": "z", "correction": "correction"}
+_KEYS = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}
 
 
-def scales_key(slot: str) -> str:
+def key(rule: Rule, slot: str) -> str:
+    """Where the state holds a slot: torch's name of it, or ours."""
+    return "exp_inf" if rule.infinity and slot == "v" else _KEYS.get(slot, slot)
+
+
+def scales_key(rule: Rule, slot: str) -> str:
     """Where the state holds the scales of a slot that is stored in int8."""
-    return f"{KEYS[slot]}_scales"
+    return f"{key(rule, slot)}_scales"
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
@@ -37,18 +42,18 @@ def as_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
-def stored(state: Mapping[str, Any], slot: str) -> np.ndarray | Blocks:
+def stored(rule: Rule, state: Mapping[str, Any], slot: str) -> np.ndarray | Blocks:
     """What a parameter's state holds of a slot, over the same memory where that is contiguous."""
-    values = as_array(state[KEYS[slot]].detach().contiguous())
-    scales = state.get(scales_key(slot))
+    values = as_array(state[key(rule, slot)].detach().contiguous())
+    scales = state.get(scales_key(rule, slot))
     return values if scales is None else Blocks(values, as_array(scales.detach().contiguous()))
 
 
-def entries(slot: str, kept: np.ndarray | Blocks) -> dict[str, Tensor]:
+def entries(rule: Rule, slot: str, kept: np.ndarray | Blocks) -> dict[str, Tensor]:
     """What a parameter's state is to hold of a slot."""
     if isinstance(kept, Blocks):
-        return {KEYS[slot]: as_tensor(kept.codes), scales_key(slot): as_tensor(kept.scales)}
-    return {KEYS[slot]: as_tensor(kept)}
+        return {key(rule, slot): as_tensor(kept.codes), scales_key(rule, slot): as_tensor(kept.scales)}
+    return {key(rule, slot): as_tensor(kept)}
 
 
 def gradient(name: str, given: Tensor | None) -> np.ndarray | None:

@@ -10,9 +10,9 @@ import torch
 from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.kernels.reference import ieee
 from adamas.rule import evaluation_weights, training_weights
-from adamas.torch.adam import Stepped
 from adamas.torch.checks import LOW
 from adamas.torch.memory import as_array
+from adamas.torch.optimizer import Stepped
 
 
 class ScheduleFreeAdamW(Stepped, torch.optim.Optimizer):

@@ -45,7 +45,7 @@ class Prepared:
 
 
 class Stepper:
-    """Steps the parameters of a `torch.optim.Adam`, `AdamW` or `NAdam` natively, over torch's own state.
+    """Steps the parameters of a `torch.optim.Adam` or one of its family natively, over torch's own state.
 
     It remembers where all buffers are from one step to the next, and looks again when one was replaced.
 
@@ -228,7 +228,9 @@ class Stepper:
                 carry[k] = torch.tensor(list(carried.values()), dtype=torch.float64)
                 key = Key(self._settings.seed, name_key(keys[i]), int(taken), 0, 0)
                 kept.append(_kept(rule, hows[i], params[i], state, key))
-                slots = {name: value for slot, held in kept[-1].items() for name, value in entries(slot, held).items()}
+                slots: dict[str, Tensor] = {}
+                for name, held in kept[-1].items():
+                    slots |= entries(rule, name, held)
                 carries = {c.name: carry[k, n] for n, c in enumerate(rule.carries)}
                 new.append((i, {"step": steps[k], **carries, **slots}))
             counts = steps.numpy()
@@ -253,7 +255,7 @@ class Stepper:
         for i, own in new:
             state = optimizer.state[params[i]]
             for slot in asked[group_of[i]][0].slots:
-                state.pop(scales_key(slot.name), None)
+                state.pop(scales_key(asked[group_of[i]][0], slot.name), None)
             state.update(own)
         now.nonfinite = parts.when_not_finite(self._settings.nonfinite, hows.values())
         now.states = list(optimizer.state.values())
@@ -279,7 +281,7 @@ def _kept(rule: Rule, how: Storage, p: Tensor, state: dict[str, Any], key: Key) 
     computed = formats.compute_dtype(param.dtype)
     with ieee():
         for number, (slot, name) in enumerate(zip(rule.slots, how.formats, strict=True)):
-            held = stored(state, slot.name)
+            held = stored(rule, state, slot.name)
             same = storage.name_of(held) == name
             fits = same and (isinstance(held, Blocks) or name != "float32" or held.dtype == computed)
             kept[slot.name] = held if fits else storage.convert(held, slot, name, computed, key._replace(slot=number))

@@ -1,4 +1,4 @@
-"""`torch.optim.Adam` and `AdamW`: the objects stay torch's, only what `step` computes is replaced.
+"""`torch.optim.Adam` and its family: the objects stay torch's, only what `step` computes is replaced.
 
 So the script's checks of types, its state_dicts and what it saves or pickles are torch's own.
 """
@@ -15,13 +15,13 @@ from adamas.explain.record import Record, Used, name_of
 from adamas.kernels import choose
 from adamas.torch import Stepper
 
-_KINDS = (torch.optim.Adam, torch.optim.AdamW)
+_KINDS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)
 original: dict[type, Callable[..., Any]] = {}
 """torch's own `step` of each class."""
 
 
 def install(record: Record) -> None:
-    """From now on `Adam` and `AdamW` step with Adamas where that is the same."""
+    """From now on `Adam` and its family step with Adamas where that is the same."""
     for kind in _KINDS:
         if "step" in vars(kind):  # AdamW inherits Adam's
             original[kind] = vars(kind)["step"]

@@ -1,0 +1,149 @@
+"""What all optimizers here share: torch's classes, with another arithmetic in `step`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamas.formats import Weights
+from adamas.kernels import choose
+from adamas.parts import Nonfinite
+from adamas.storage import Description, Moments
+from adamas.telemetry import Statistics
+from adamas.torch.checks import Settings, check_parameter, check_settings, names_of, read_group
+from adamas.torch.stepper import Stepper
+
+
+class Stepped:
+    """What they share, before torch's own class in the order of methods.
+
+    Args:
+        moments, weights, seed, nonfinite, stats, verify: see `Adam`.
+        args, kwargs: those of torch's own class.
+    """
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    def __init__(
+        self,
+        *args: Any,
+        moments: Moments = "float32",
+        weights: Weights = "nearest",
+        seed: int = 0,
+        nonfinite: Nonfinite | None = None,
+        stats: bool = False,
+        verify: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self._settings = Settings(moments, weights, seed, nonfinite, stats, verify)
+        super().__init__(*args, **kwargs)
+        # torch's fused optimizers unscale gradients inside the step, for torch.amp.GradScaler. Here the scaler does it.
+        self._step_supports_amp_scaling = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        return {**state, "_settings": self._settings}
+
+    @property
+    def kernel(self) -> str:
+        """Which kernel serves, and why; with how many threads now."""
+        return str(choose())
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because a gradient was not finite, since this object was made."""
+        return self._steps_with().skipped
+
+    def stats(self) -> Statistics:
+        """What the last step did, for each parameter and in total: norms, their ratio, how much epsilon decides.
+
+        Raises:
+            ArgumentError: the optimizer was made without stats=True, or has taken no step.
+        """
+        return self._steps_with().stats()
+
+    def describe(self) -> Description:
+        """How the state of each parameter is stored, and in how many bytes; `print` it."""
+        return self._steps_with().describe(self)  # type: ignore[arg-type]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """`torch.optim.Optimizer.add_param_group`; checks what it is given.
+
+        A group may have `moments` and `weights` of its own.
+
+        Raises:
+            UnsupportedError: a parameter or a setting cannot be served; names it. The group was not added.
+            ArgumentError: a number is outside its range. The group was not added.
+        """
+        super().add_param_group(param_group)  # type: ignore[misc]
+        try:
+            added = self.param_groups[-1]
+            read_group(added, self)
+            every = names_of(self.param_groups)
+            names = every[len(every) - len(added["params"]) :]
+            for name, p in zip(names, added["params"], strict=True):
+                check_parameter(name, p, low=True)
+            self._steps_with().check_stored(added, names, self)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """`torch.optim.Optimizer.load_state_dict`, from these optimizers' or from torch's own `state_dict`.
+
+        What is stored in another format than the group's `moments` is converted by the next step.
+
+        Raises:
+            UnsupportedError: it was saved with a setting that cannot be served. Nothing was loaded.
+        """
+        for group in state_dict["param_groups"]:
+            check_settings(group)
+        own = [{name: group[name] for name in ("moments", "weights") if name in group} for group in self.param_groups]
+        super().load_state_dict(state_dict)  # type: ignore[misc]
+        for group, settings in zip(self.param_groups, own, strict=True):
+            for name, value in settings.items():
+                group.setdefault(name, value)  # torch's own state has none of them
+        # torch has cast everything to the parameter's dtype: codes of int8, and float32 for a bfloat16 parameter.
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for key, p in zip(keys, params, strict=True):
+            for name, value in state_dict["state"].get(key, {}).items():
+                if isinstance(value, Tensor) and name != "step":
+                    self.state[p][name] = value.detach().to(p.device, copy=True)
+
+    @torch.compiler.disable
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient, in place.
+
+        Args:
+            closure: computes the loss again, and the gradients.
+
+        Returns:
+            The loss that the closure returned; None without one.
+
+        Raises:
+            UnsupportedError: a parameter or gradient cannot be served; names it.
+            ArrayError: parameters share memory, or have become another shape or dtype than their moments.
+            ArgumentError: a number of a group is outside its range.
+            StateError: the state of a parameter lacks something.
+            NonFiniteError: a gradient is not finite, with nonfinite="raise"; names the first such parameter.
+            FaultError: with `verify`: a block gave two results, so this machine is faulty. The step has been taken.
+
+        Nothing has been changed when one of the others is raised. After a Ctrl-C (KeyboardInterrupt) the moments of
+        each parameter and its step belong together.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._steps_with().step(self)  # type: ignore[arg-type]
+        return loss
+
+    def _steps_with(self) -> Stepper:
+        if "_stepper" not in self.__dict__:  # new, copied or unpickled
+            self._stepper = Stepper(self._settings)
+        return self._stepper
