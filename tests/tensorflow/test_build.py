@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_a_reason(tmp_path: Path, monkeypatch
     """Training goes on without the op, so whatever the file system says must become a KernelError."""
     compiler, cache = fake_compiler(tmp_path, 'echo code > "$out"'), tmp_path / "cache"
     cache.mkdir(mode=0o700)
-    (cache / f"{build._key()}.lock").mkdir()  # no file can be opened there, not even by root
+    (cache / f"{build.recipe().key()}.lock").mkdir()  # no file can be opened there, not even by root
     with pytest.raises(KernelError, match="set XDG_CACHE_HOME"):
         build.build(cache, compiler)
 

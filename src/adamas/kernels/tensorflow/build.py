@@ -1,87 +1,37 @@
-"""Compiles the TensorFlow ops (ops.cc) on the user's machine and keeps it in a folder of the user's.
+"""Compiles the TensorFlow ops (ops.cc) on the user's machine: `adamas.kernels.build` says where they are kept.
 
 TensorFlow promises no stable C++ interface from one version to the next and its C interface cannot write to variables,
 so the op is built against the TensorFlow that is installed, on first use. It takes about 10 s.
-
-The folder can make this process run code, so it must be the user's own and closed to everybody else; a file counts
-only after it was written completely, under another name.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import logging
 import os
-import platform
-import shlex
-import shutil
-import stat
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from adamas.errors import KernelError, MissingExtraError
-from adamas.kernels import cpu
+from adamas.kernels import build as shims
+from adamas.kernels.build import Recipe
 
-_log = logging.getLogger("adamas")
-
-SOURCE = Path(__file__).with_name("ops.cc")  # includes the others
-SOURCES = ("arguments.h", "library.h", "ops.cc", "rows.cc", "step.cc", "variables.h")
-_FLAGS = ("-shared", "-fPIC", "-O2", "-Wno-deprecated-declarations")
-_LIMIT_SECONDS = 600  # a compiler that hangs must not hang training
-_NO_PLACE = "no folder to keep the TensorFlow op in"
-_SET_CACHE = "set XDG_CACHE_HOME to a writable folder"
-
-
-def default_cache() -> Path:
-    """Where built ops are kept: `adamas` in $XDG_CACHE_HOME, or in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base and os.path.isabs(base):
-        return Path(base) / "adamas"
-    try:
-        return Path.home() / ".cache" / "adamas"
-    except RuntimeError as error:  # a container that runs under a user id of its own
-        raise KernelError(f"{_NO_PLACE}: {error}; {_SET_CACHE}") from error
+_SOURCE = Path(__file__).with_name("ops.cc")  # includes the others
+_BESIDE = ("arguments.h", "rows.cc", "step.cc", "variables.h")
 
 
 def build(cache: str | os.PathLike[str] | None = None, compiler: str | None = None) -> Path:
     """Build the op for the installed TensorFlow, unless it is built already, and return the file.
 
     Args:
-        cache: folder for the result; default `default_cache()`. Created with mode 0700.
-        compiler: C++ compiler; default $CXX, else the first of c++, g++, clang++ on the PATH.
+        cache, compiler: see `adamas.kernels.build.build`.
 
     Raises:
         KernelError: there is no compiler, it failed, or the folder is not safe to load code from.
     """
     if sys.platform == "win32":
         raise KernelError("TensorFlow loads no custom ops on Windows; TensorFlow's own operations are used instead")
-    folder = _private_folder(Path(cache) if cache is not None else default_cache())
-    key = _key()
-    command = _compiler(compiler)
-    if command is None:
-        # An image may be built with a compiler and run without one.
-        for built in sorted(folder.glob(f"{key}-*.so")):
-            return _checked(built)
-        raise KernelError(
-            "no C++ compiler found to build the TensorFlow op (looked for $CXX, c++, g++, clang++); "
-            "install one (Debian: apt-get install g++) for the fast kernel"
-        )
-    built = folder / f"{key}-{hashlib.sha256(' '.join(command).encode() + _version(command)).hexdigest()[:12]}.so"
-    if _exists(built):
-        return _checked(built)
-    try:
-        with _locked(folder / f"{key}.lock"):
-            if not _exists(built):  # another process may have built it while this one waited
-                _compile(command, built)
-    except OSError as error:  # a full disk, a read-only one, one without locks
-        raise KernelError(f"{_NO_PLACE}: {error}; {_SET_CACHE}") from error
-    return _checked(built)
+    return shims.build(recipe(), cache, compiler)
 
 
 def existing(cache: str | os.PathLike[str] | None = None) -> Path | None:
@@ -90,10 +40,7 @@ def existing(cache: str | os.PathLike[str] | None = None) -> Path | None:
     Raises:
         KernelError: the folder or the file is not safe to load code from.
     """
-    folder = Path(cache) if cache is not None else default_cache()
-    if not folder.is_dir():
-        return None
-    return next((_checked(built) for built in sorted(_private_folder(folder).glob(f"{_key()}-*.so"))), None)
+    return shims.existing(recipe(), cache)
 
 
 def _tensorflow() -> Any:
@@ -105,136 +52,19 @@ def _tensorflow() -> Any:
 
 
 @functools.cache
-def _key() -> str:
-    """Names everything that the built file depends on, but for the compiler."""
-    version = _tensorflow().version
-    digest = hashlib.sha256()
-    for part in (
-        *(SOURCE.with_name(name).read_bytes() for name in SOURCES),
-        (cpu.include_dir() / "adamas.h").read_bytes(),  # ADAMAS_ABI is in it
-        f"{version.VERSION} {version.GIT_VERSION} {version.COMPILER_VERSION}".encode(),
-        " ".join(_tensorflow_flags()).encode(),
-        " ".join(_FLAGS).encode(),
-        platform.machine().encode(),
-        sys.platform.encode(),
-    ):
-        digest.update(hashlib.sha256(part).digest())
-    return f"tensorflow-{version.VERSION}-{digest.hexdigest()[:16]}"
-
-
-def _tensorflow_flags() -> list[str]:
-    """How this TensorFlow wants to be compiled against, less where it is installed."""
-    return [flag for flag in _tensorflow().sysconfig.get_compile_flags() if not flag.startswith("-I")]
-
-
-def _compiler(wanted: str | None) -> list[str] | None:
-    wanted = wanted or os.environ.get("CXX") or None
-    if wanted:
-        words = shlex.split(wanted)
-        found = shutil.which(words[0]) if words else None
-        if found is None:
-            raise KernelError(f"the C++ compiler {wanted!r} was not found; set CXX to one that exists, or unset it")
-        return [found, *words[1:]]
-    for name in ("c++", "g++", "clang++"):
-        if found := shutil.which(name):
-            return [found]
-    return None
-
-
-def _version(command: list[str]) -> bytes:
-    try:
-        answer = subprocess.run([*command, "--version"], capture_output=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"the C++ compiler {command[0]} does not run: {error}") from error
-    return answer.stdout + answer.stderr
-
-
-def _compile(command: list[str], target: Path) -> None:
+def recipe() -> Recipe:
+    """How the op is built for the installed TensorFlow."""
     tf = _tensorflow()
-    _log.warning(
-        "adamas: building the op for TensorFlow %s with %s; this takes about 10 s, once (kept in %s)",
-        tf.version.VERSION,
-        command[0],
-        target.parent,
+    version = tf.version
+    own = [flag for flag in tf.sysconfig.get_compile_flags() if not flag.startswith("-I")]
+    return Recipe(
+        what="TensorFlow op",
+        whose=f"TensorFlow {version.VERSION}",
+        takes="10 s",
+        prefix=f"tensorflow-{version.VERSION}",
+        source=_SOURCE,
+        beside=[_SOURCE.with_name(name) for name in _BESIDE],
+        identity=(f"{version.VERSION} {version.GIT_VERSION} {version.COMPILER_VERSION}", " ".join(own)),
+        flags=lambda: ["-isystem", tf.sysconfig.get_include(), *own],
+        link=tf.sysconfig.get_link_flags,
     )
-
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".so", dir=target.parent)
-    os.close(handle)
-    unfinished = Path(name)
-    try:
-        whole = [
-            *command,
-            *_FLAGS,
-            *(["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []),
-            "-isystem",
-            tf.sysconfig.get_include(),
-            *_tensorflow_flags(),
-            f"-I{cpu.include_dir()}",
-            str(SOURCE),
-            "-o",
-            name,
-            *tf.sysconfig.get_link_flags(),
-            *(["-ldl"] if sys.platform == "linux" else []),
-        ]
-        try:
-            answer = subprocess.run(whole, capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise KernelError(f"{command[0]} could not build the TensorFlow op: {error}") from error
-        if answer.returncode != 0 or unfinished.stat().st_size == 0:
-            lines = (answer.stderr or answer.stdout).strip().splitlines()
-            errors = [line for line in lines if "error" in line.lower()] or lines or ["it printed nothing"]
-            raise KernelError(
-                f"{command[0]} could not build the TensorFlow op (exit status {answer.returncode}): {errors[0]}"
-            )
-        with open(unfinished, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(unfinished, 0o700)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with its holder, however that ends."""
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _private_folder(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = os.stat(folder)
-    except OSError as error:
-        raise KernelError(f"{_NO_PLACE}: {error}; {_SET_CACHE}") from error
-    _refuse_foreign(folder, found)
-    return folder
-
-
-def _exists(path: Path) -> bool:
-    return os.path.lexists(path)
-
-
-def _checked(path: Path) -> Path:
-    found = os.lstat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise KernelError(f"{path} is not a regular file; remove it")
-    _refuse_foreign(path, found)
-    return path
-
-
-def _refuse_foreign(path: Path, found: os.stat_result) -> None:
-    if found.st_uid != os.geteuid():
-        raise KernelError(f"{path} belongs to another user (id {found.st_uid}): no code is loaded from it; remove it")
-    if found.st_mode & 0o077:
-        raise KernelError(
-            f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): no code is loaded from it; "
-            f"if you trust what is in it, chmod 700 it, else remove it"
-        )
