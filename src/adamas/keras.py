@@ -27,16 +27,16 @@ if keras.backend.backend() != "tensorflow":
         "KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-from adamas.tensorflow import Adam, AdamW, Nadam, ScheduleFreeAdamW
+from adamas.tensorflow import ADOPT, Adam, Adamax, AdamW, Nadam, RAdam, ScheduleFreeAdamW
 from adamas.tensorflow.files import for_keras
 
-__all__ = ["Adam", "AdamW", "Nadam", "ScheduleFreeAdamW", "load_model", "save_model"]
+__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "ScheduleFreeAdamW", "load_model", "save_model"]
 
-_CLASSES = {"Adam": Adam, "AdamW": AdamW, "Nadam": Nadam}
+_CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Nadam": Nadam}
 
 
 def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None, **options: Any) -> Any:
-    """`keras.models.load_model`, with Adamas in the place of Keras' own Adam, AdamW and Nadam.
+    """`keras.models.load_model`, with Adamas in the place of Keras' own Adam, AdamW, Adamax and Nadam.
 
     A model that was saved with one of those of `keras.optimizers` goes on with the native step, from the state in the
     file: moments, averages, accumulated gradients, `iterations`, loss scale. That holds for every optimizer in the
@@ -77,13 +77,13 @@ def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | No
 
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
-    """`model.save`, with Keras' own Adam, AdamW and Nadam in the place of Adamas: loads where only Keras is installed.
+    """`model.save`, with Keras' own classes in the place of Adamas': loads where only Keras is installed.
 
-    `keras.models.load_model` then gives `keras.optimizers.Adam`, `AdamW` or `Nadam` with the same settings and state.
-    `kernel` is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the present,
-    and Keras goes on with every row. So are `moments`, `weights` and `seed`: moments are written in float32, weights as
-    the model has them. The model in memory stays as it is. `model.save` writes a file that keeps both and names our
-    classes, which can be loaded after `import adamas.keras`.
+    `keras.models.load_model` then gives `keras.optimizers.Adam`, `AdamW`, `Adamax` or `Nadam` with the same settings
+    and state. `kernel` is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the
+    present, and Keras goes on with every row. So are `moments`, `weights` and `seed`: moments are written in float32,
+    weights as the model has them. The model in memory stays as it is. `model.save` writes a file that keeps both and
+    names our classes, which can be loaded after `import adamas.keras`.
 
     Args:
         model: a Keras model, compiled or not.
@@ -91,7 +91,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ArgumentError: `path` ends in something else, or its folder does not exist.
-        UnsupportedError: Keras' Adam has no such setting. Nothing has been written.
+        UnsupportedError: Keras has no such optimizer (RAdam, ADOPT, ScheduleFreeAdamW), or its has no such setting.
+            Nothing has been written.
 
     Example:
         >>> import os, tempfile, keras, numpy as np
@@ -137,9 +138,13 @@ def _to_ours(entry: dict[str, Any]) -> bool:
 
 
 def _to_theirs(entry: dict[str, Any]) -> bool:
-    name = next((n for n, c in _CLASSES.items() if entry["registered_name"] == keras.saving.get_registered_name(c)), "")
-    if not name:
+    package, _, name = str(entry["registered_name"]).partition(">")
+    if package != "adamas":
         return False
+    if name not in _CLASSES:
+        raise UnsupportedError(
+            f"Keras has no {name}; nothing was written. Save with model.save, and load where Adamas is installed"
+        )
     config = entry["config"]
     for name_of_ours in ("kernel", "sparse", "moments", "weights", "seed"):  # the state is written as without them
         config.pop(name_of_ours, None)

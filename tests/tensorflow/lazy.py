@@ -35,7 +35,7 @@ class Lazy:
 
     def __init__(self, params: Sequence[np.ndarray], learning_rate: float = 1e-3, **settings: Any) -> None:
         get = settings.get
-        self.rule = Rule("keras", amsgrad="raw" if get("amsgrad") else "off")
+        self.rule = get("rule") or Rule("keras", amsgrad="raw" if get("amsgrad") else "off")
         self.hyper = Hyper(
             float(np.float32(learning_rate)),
             get("beta_1", 0.9),

@@ -10,7 +10,10 @@ import pytest
 
 # Keras 3.15 converts tensors with a NumPy call that NumPy 2.4 deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-@pytest.mark.parametrize("name", ["adamas.tensorflow.adam", "adamas.tensorflow.files", "adamas.keras"])
+@pytest.mark.parametrize(
+    "name",
+    ["adamas.keras", *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "nadam", "radam"))],
+)
 def test_examples(name: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert failed == 0

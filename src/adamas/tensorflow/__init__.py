@@ -8,7 +8,9 @@ with tf.GradientTape() as tape:
 grads = tape.gradient(loss_value, model.trainable_variables)
 optimizer.apply_gradients(zip(grads, model.trainable_variables))
 
-adam.py         Adam and AdamW; nadam.py: Nadam; schedule_free.py: ScheduleFreeAdamW
+adam.py         Adam and AdamW
+nadam.py ...    Nadam, Adamax, RAdam and ADOPT, one module each; standard.py: their arguments
+schedule_free.py  ScheduleFreeAdamW
 optimizer.py    how a step is taken
 attributes.py   what happens when an attribute is set
 moments.py      what is kept for each parameter, as Keras and TensorFlow see it
@@ -17,7 +19,10 @@ checkpoints.py  what a TensorFlow checkpoint holds, looked at before it is resto
 """
 
 from adamas.tensorflow.adam import Adam, AdamW
+from adamas.tensorflow.adamax import Adamax
+from adamas.tensorflow.adopt import ADOPT
 from adamas.tensorflow.nadam import Nadam
+from adamas.tensorflow.radam import RAdam
 from adamas.tensorflow.schedule_free import ScheduleFreeAdamW
 
-__all__ = ["Adam", "AdamW", "Nadam", "ScheduleFreeAdamW"]
+__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "ScheduleFreeAdamW"]

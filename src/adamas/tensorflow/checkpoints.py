@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
@@ -17,7 +18,15 @@ SAME = (
     "Build the optimizer for the same variables with the same amsgrad, moments, weights, sparse, use_ema, "
     "gradient_accumulation_steps and kind of learning rate (number or schedule)"
 )
-_ADAMS = {"_momentums", "_velocities", "_velocity_hats", "_model_variables_moving_average", "_accumulated_gradients"}
+_EVERYBODYS = {"_variables", "_model_variables_moving_average", "_accumulated_gradients"}
+_ADAMS = {"_momentums", "_velocities", "_velocity_hats"}
+
+
+class Kind(NamedTuple):
+    """A class of optimizers: its name, and the lists by which a checkpoint tells it from others; none for Adam's."""
+
+    name: str
+    lists: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -27,25 +36,29 @@ class SavedOptimizer:
     shapes   of its variables, in Keras' order
     dtypes   of them
     built    whether it had seen its variables
-    others   lists of variables that Adam does not keep, by Keras' names
+    lists    what it keeps of each parameter, by Keras' names; of our Adam, which has no such lists, nothing
     """
 
     shapes: tuple[Shape, ...]
     dtypes: tuple[str, ...]
     built: bool
-    others: tuple[str, ...]
+    lists: tuple[str, ...]
 
-    def misfit(self, shapes: Sequence[Shape], spare: int, dtypes: Mapping[int, str]) -> str | None:
-        """Why an Adam whose variables have these shapes, and some of them these dtypes, cannot go on from it, or None.
+    def misfit(self, kind: Kind, shapes: Sequence[Shape], spare: int, dtypes: Mapping[int, str]) -> str | None:
+        """Why one whose variables have these shapes, and some of them these dtypes, cannot go on from it, or None.
 
         It may lack the last `spare` of them all together.
         """
         if spare and len(self.shapes) == len(shapes) - spare:
             shapes = shapes[:-spare]
-        if self.others:
-            return f"it keeps {', '.join(self.others)}, so it is no Adam"
+        others = [name for name in self.lists if name not in (kind.lists or _ADAMS)]
+        if others:
+            return f"it keeps {', '.join(others)}, so it is no {kind.name}"
         if not self.built:
             return None
+        missing = [name for name in kind.lists if name not in self.lists]
+        if missing:
+            return f"it does not keep {', '.join(missing)}, so it is no {kind.name}"
         return difference(self.shapes, shapes) or next(
             (
                 f"its array {i} is {self.dtypes[i]}, that of this optimizer {dtype} (see `moments`)"
@@ -73,13 +86,13 @@ class Offer:
     path: str
     optimizers: Sequence[SavedOptimizer]
 
-    def check(self, name: str, shapes: Sequence[Shape], spare: int, dtypes: Mapping[int, str]) -> None:
+    def check(self, name: str, kind: Kind, shapes: Sequence[Shape], spare: int, dtypes: Mapping[int, str]) -> None:
         """Nothing, unless no optimizer in it fits the one of this name, whose variables have these shapes: StateError.
 
         `dtypes`: of those variables, by number, that must be stored in just this dtype. The last `spare` may be
         missing. Which of several optimizers is meant, TensorFlow does not say; then one that fits is enough.
         """
-        misfits = [optimizer.misfit(shapes, spare, dtypes) for optimizer in self.optimizers]
+        misfits = [optimizer.misfit(kind, shapes, spare, dtypes) for optimizer in self.optimizers]
         if all(misfits):
             raise StateError(
                 f"the checkpoint {self.path} has no state for the optimizer {name!r}: "
@@ -107,7 +120,7 @@ def look(path: str) -> Offer:
                 shapes=tuple(tuple(shapes[key]) for key in keys),
                 dtypes=tuple(dtypes[key].name for key in keys),
                 built=bool(children["_trainable_variables"].children),
-                others=tuple(name for name in lists if name not in _ADAMS | {"_variables"}),
+                lists=tuple(name for name in lists if name not in _EVERYBODYS),
             )
         )
     return Offer(path, found)

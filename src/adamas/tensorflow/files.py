@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from adamas.kernels.tensorflow.slots import wide
 from adamas.kernels.tensorflow.stepper import Stepper
 from adamas.state import State
 from adamas.storage import check_optional
-from adamas.tensorflow.checkpoints import SAME, Offer, difference, look
+from adamas.tensorflow.checkpoints import SAME, Kind, Offer, difference, look
 from adamas.tensorflow.moments import Moment
 
 _for_keras = ContextVar("adamas-for-keras", default=False)
@@ -74,6 +74,8 @@ class Saved(keras.optimizers.Optimizer):
         _numbers: Any
         _ready: Any
 
+    _lists: ClassVar[tuple[str, ...]] = ()
+    """Under which names checkpoints list the slots; none: they are in `variables` only, as ever in our Adam."""
     _offer: Offer | None = None
     _refusal: str | None = None
 
@@ -163,7 +165,7 @@ class Saved(keras.optimizers.Optimizer):
                 variable.assign(array)
 
     def to_keras(self) -> Any:
-        """`keras.optimizers.Adam`, `AdamW` or `Nadam` with these settings, and this state if the optimizer is built.
+        """Keras' `Adam`, `AdamW`, `Adamax` or `Nadam` with these settings, and this state if the optimizer is built.
 
         It steps the same variables and has copies of everything else: moments, averages, accumulated gradients,
         `iterations`, and what `exclude_from_weight_decay` leaves out. A schedule or a callable as learning rate is
@@ -180,7 +182,7 @@ class Saved(keras.optimizers.Optimizer):
             >>> type(AdamW(1e-3, weight_decay=0.01).to_keras()) is keras.optimizers.AdamW
             True
         """
-        if type(self).__module__ not in ("adamas.tensorflow.adam", "adamas.tensorflow.nadam"):
+        if type(self).__module__ not in tuple(f"adamas.tensorflow.{kind}" for kind in ("adam", "adamax", "nadam")):
             raise UnsupportedError(
                 f"{type(self).__name__} is a class of its own and may step otherwise than keras.optimizers.Adam; make "
                 "Keras' optimizer from what you know about it"
@@ -302,7 +304,7 @@ class Saved(keras.optimizers.Optimizer):
             clocks = len(stepper.clocks())
             shapes = [tuple(variable.shape) for variable in self.variables]
             dtypes, last = stepper.stored_dtypes(), len(shapes) - len(stepper.carries) - clocks
-            self._offer.check(self.name, shapes, clocks, dict(enumerate(dtypes, last - len(dtypes))))
+            self._offer.check(self.name, self._kind(), shapes, clocks, dict(enumerate(dtypes, last - len(dtypes))))
             # A checkpoint without clocks leaves them as they are, and one that cannot be read must leave all as it is.
             for i in range(len(stepper.variables)) if stepper.clocks() else ():
                 for slot, moment in enumerate(stepper.settled(i, self._numbers())):
@@ -328,7 +330,7 @@ class Saved(keras.optimizers.Optimizer):
             shapes = [tuple(variable.shape) for variable in kept]
             behind = [*([()] * len(stepper.rule.carries)), *clocks]
             moments = dict(enumerate(dtypes, len(shapes) - len(dtypes)))
-            self._offer.check(self.name, [*shapes, *behind], len(clocks), moments)
+            self._offer.check(self.name, self._kind(), [*shapes, *behind], len(clocks), moments)
         try:
             yield
         except (tf.errors.OpError, IndexError) as error:  # IndexError: TensorFlow's word for a file that is too short
@@ -339,6 +341,15 @@ class Saved(keras.optimizers.Optimizer):
                 f"{self._offer.path} cannot be read ({error}); make a new optimizer, restore another checkpoint"
             )
             raise StateError(self._refusal) from error
+
+    def _kind(self) -> Kind:
+        return Kind(type(self).__name__, self._lists)
+
+    def _track_lists(self) -> None:
+        """Let checkpoints list the slots by their names, as they do for Keras' optimizers."""
+        for slot, name in enumerate(self._lists):
+            members = [v for v in self._variables if isinstance(v, Moment) and v.slot == slot]
+            self._track_trackable(tf.__internal__.tracking.wrap(members), name, overwrite=True)
 
     def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
         """What TensorFlow saves: everything in a checkpoint; no moments in a SavedModel, which nobody trains on."""

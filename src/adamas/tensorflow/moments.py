@@ -33,7 +33,7 @@ class Moment(tf.__internal__.tracking.Trackable):
     trainable = False
 
     def __init__(self, slots: Slots, slot: int, i: int, parameter: Any, owner: str, step: Any) -> None:
-        self._slots, self._slot, self._i, self._step = slots, slot, i, step
+        self._slots, self.slot, self._i, self._step = slots, slot, i, step
         kept = slots.layouts[i].arrays[slots.layouts[i].of(slot)[0]]
         self.name = f"{label(parameter)}_{kept.name}"
         self.path = f"{owner}/{self.name}"
@@ -44,7 +44,7 @@ class Moment(tf.__internal__.tracking.Trackable):
     @property
     def value(self) -> Any:
         """The numbers as a tensor."""
-        return self._slots.read(self._slot, self._i)
+        return self._slots.read(self.slot, self._i)
 
     @property
     def ndim(self) -> int:
@@ -62,7 +62,7 @@ class Moment(tf.__internal__.tracking.Trackable):
         shape = value.shape if tf.is_tensor(value) else np.shape(value)
         if not self.shape.is_compatible_with(shape):
             raise StateError(f"{self.path} has the shape {self.shape}, not {shape}; nothing was written to it")
-        self._slots.write(self._slot, self._i, value, self._step)
+        self._slots.write(self.slot, self._i, value, self._step)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return self.numpy().astype(dtype or self.dtype, copy=False)
@@ -75,11 +75,11 @@ class Moment(tf.__internal__.tracking.Trackable):
 
     def stored(self) -> list[Any]:
         """What is kept, as it is: one tensor, or int8 codes and their scales."""
-        return self._slots.stored(self._slot, self._i)
+        return self._slots.stored(self.slot, self._i)
 
     def restore(self, tensors: Sequence[Any]) -> None:
         """Put back what `stored` of this or of another moment gave; exactly where both have one format."""
-        self._slots.take_over(self._slot, self._i, tensors, self._step)
+        self._slots.take_over(self.slot, self._i, tensors, self._step)
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
         return dict(zip(KEYS, self.stored(), strict=False))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
-
 import keras
 
-from adamas.rule import PRESETS, Rule
-from adamas.tensorflow.optimizer import Optimizer, Ours
+from adamas.tensorflow.standard import Standard
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Nadam(Optimizer):
+class Nadam(Standard):
     """Nadam with the arguments, defaults and formula of `keras.optimizers.Nadam`, stepped by one native call.
 
     Adam that looks one step ahead (Dozat, 2016). For t = 1, 2, ... (`iterations` + 1), mu_t = beta_1 (1 - 0.96^t / 2),
@@ -46,42 +43,4 @@ class Nadam(Optimizer):
         True
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        weight_decay: float | None = None,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        use_ema: bool = False,
-        ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None,
-        loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None,
-        name: str | None = None,
-        **ours: Unpack[Ours],
-    ) -> None:
-        super().__init__(
-            learning_rate=learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            constants={"momentum_decay": PRESETS["keras.Nadam"].hyper.momentum_decay},
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
-            ours=ours,
-        )
-
-    def _rule(self) -> Rule:
-        return PRESETS["keras.Nadam"].rule
+    _preset = "keras.Nadam"

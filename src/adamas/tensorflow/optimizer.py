@@ -9,7 +9,7 @@ import functools
 import operator
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
 import tensorflow as tf
@@ -28,7 +28,6 @@ from adamas.tensorflow.files import Saved
 from adamas.tensorflow.moments import Moment
 
 Sparse = Literal["dense", "lazy"]
-_SLOT_NAMES = {"m": "momentum", "v": "velocity", "vmax": "velocity_hat", "z": "z"}  # Keras' names
 
 
 class Ours(TypedDict, total=False):
@@ -55,6 +54,8 @@ class Optimizer(Adjustable, Saved):
     """
 
     weight_decay: float | None
+    _slot_names: ClassVar[Mapping[str, str]] = {"m": "momentum", "v": "velocity", "vmax": "velocity_hat", "z": "z"}
+    """What Keras calls the slots."""
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class Optimizer(Adjustable, Saved):
             raise ArgumentError(f"{type(self).__name__} has no sparse='lazy'; use sparse='dense'")
         stepper = Stepper(
             rule,
-            [_SLOT_NAMES[slot.name] for slot in rule.slots],
+            [self._slot_names[slot.name] for slot in rule.slots],
             self._kernel,
             [_native(v) for v in stepped],
             decaying=self._settings.hyper.weight_decay != 0.0,
@@ -158,6 +159,7 @@ class Optimizer(Adjustable, Saved):
             self._stepper = stepper
             for variable in (*self._moments(), *stepper.carries, *stepper.clocks()):
                 self._track_variable(variable)
+            self._track_lists()
 
     def _add(self, variables: list[Any]) -> None:
         if not variables:
@@ -205,6 +207,7 @@ class Optimizer(Adjustable, Saved):
         object.__setattr__(self, "_variables", variables)
         self._track_trackable(variables, "_variables", overwrite=True)
         self._tracker.config["variables"] = (self._tracker.config["variables"][0], variables)
+        self._track_lists()
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """One step: `keras.optimizers.Optimizer.apply`, in one native call.
