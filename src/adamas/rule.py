@@ -39,6 +39,11 @@ Every other member of the family here is a switch of `Rule`:
 
                  n <- g / max(sqrt(v), eps), clipped to [-k_t, k_t],    k_t = (t - 1)^(1/4)
                  m <- m + (1 - beta1) (n - m),    p <- p - lr m,    then v <- v + (1 - beta2) (g^2 - v)
+    clip_update           StableAdamW (Wortsman et al., "Stable and Low-Precision Training for Large-Scale
+                          Vision-Language Models", 2023, Algorithm 2): where gradients are larger than v expects, lr is
+                          smaller, for the decay too: lr / max(1, RMS_t), with the mean over all elements of a tensor
+
+                 RMS_t^2 = mean(g^2 / max(v^, eps^2))
 
 and `eps_root` is added inside the root (optax).
 
@@ -51,6 +56,9 @@ bc1 = 1 - beta1^t and bc2 = 1 - beta2^t the update is rearranged, exactly in rea
 so that one elementwise formula, `update`, serves all of them, and each kernel is one loop; NAdam has a second factor,
 `gain`, for the g beside m. A kernel is right when it gives the bits of `update`: only + - * / sqrt, comparisons and
 selections, in the order written here.
+
+**A rule that `reduces`** (clip_update) looks at a whole tensor before it steps it. `reduction` gives what it adds
+up the squares of, and `adamas.scalars.rescaled` turns the sum into other scalars for the same `update`.
 
 **Schedule-free AdamW** (Defazio et al., "The Road Less Scheduled", 2024), `schedule_free`, needs no learning rate that
 falls: it averages instead. Gradients are taken at y, z takes the steps, and x, which is evaluated, is their mean:
@@ -120,6 +128,7 @@ class Rule:
     rectify: bool = False
     infinity: bool = False
     adopt: bool = False
+    clip_update: bool = False
 
     def __post_init__(self) -> None:
         _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
@@ -131,6 +140,7 @@ class Rule:
         _one_of("rectify", self.rectify, (False, True))
         _one_of("infinity", self.infinity, (False, True))
         _one_of("adopt", self.adopt, (False, True))
+        _one_of("clip_update", self.clip_update, (False, True))
         if self.eps_mode == "keras" and self.amsgrad == "corrected":
             raise ArgumentError(
                 "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
@@ -143,12 +153,14 @@ class Rule:
             "rectify": self.rectify,
             "infinity": self.infinity,
             "adopt": self.adopt,
+            "clip_update": self.clip_update,
         }
         chosen = [name for name, on in variants.items() if on]
         if len(chosen) > 1:
             raise ArgumentError(f"{chosen[0]} and {chosen[1]} exclude each other: no paper defines both; leave one out")
-        if self.schedule_free and self.decay != "decoupled":
-            raise ArgumentError("schedule_free=True is defined for decay='decoupled' only, not 'coupled'")
+        for name in ("schedule_free", "clip_update"):
+            if variants[name] and self.decay != "decoupled":
+                raise ArgumentError(f"{name}=True is defined for decay='decoupled' only, not 'coupled'")
         if self.adopt and self.eps_mode != "paper":
             raise ArgumentError("adopt=True corrects no moment, so eps has one place: eps_mode='paper', not 'keras'")
 
@@ -167,6 +179,11 @@ class Rule:
         if self.nesterov == "scheduled":
             return (Carry("mu_product", 1.0),)
         return (Carry("weight_sum", 0.0), Carry("lr_max", 0.0)) if self.schedule_free else ()
+
+    @property
+    def reduces(self) -> int:
+        """How many sums over each tensor a step needs first: `reduction`, then `adamas.scalars.rescaled`."""
+        return int(self.clip_update)
 
 
 @dataclass(frozen=True)
@@ -277,11 +294,13 @@ class Scalars(NamedTuple):
     eps         beside the root, as the kernel's v needs it
     keep        1 - lr weight_decay where decay is decoupled, but in the first step of ADOPT; else 1
     gain        NAdam: the step size of g beside that of m, else 0
-    shrink      schedule-free: lr_t weight_decay, else 0
+    shrink      what the decay takes where that changes with the step: schedule-free lr_t weight_decay, clip_update lr
+                weight_decay; else 0
     mean        schedule-free: c_t, the weight of z in x, else 0
     pull        schedule-free: 1 - beta1 (1 - c_t), the weight of z in y, else 0
     adaptive    RAdam: 0 while the root is left out of the step; else 1
     limit       ADOPT: (t - 1)^(1/4), which bounds the normalised gradient; else 0
+    unit        clip_update: sqrt(bc2), which makes of the root of the mean of `reduction` RMS_t; else 0
     """
 
     grad_scale: Any
@@ -300,6 +319,7 @@ class Scalars(NamedTuple):
     pull: Any
     adaptive: Any
     limit: Any
+    unit: Any
 
 
 def update(
@@ -332,19 +352,9 @@ def update(
     """
 
     def flush(x: Any) -> Any:
-        return xp.where(xp.abs(x) < tiny, xp.zeros_like(x), x)
+        return _flush(x, tiny, xp)
 
-    def largest(a: Any, b: Any) -> Any:  # a maximum that propagates NaN
-        return xp.where((a > b) | (a != a), a, b)
-
-    def clamp(x: Any, bound: Any) -> Any:  # NaN stays
-        return xp.where(x > bound, bound, xp.where(x < -bound, -bound, x))
-
-    g = s.grad_scale * g
-    if clipped:
-        g = clamp(g, s.clip)
-    if coupled:
-        g = g + s.coupled * p
+    g = _gradient(p, g, s, coupled, clipped, xp)
     if rule.schedule_free:
         v, z = slots
         v = flush(v + s.c2 * (g * g - v))
@@ -353,16 +363,16 @@ def update(
         return p, (v, z - step)
     m, v, *rest = slots
     if rule.adopt:
-        m = flush(m + s.c1 * (clamp(g / largest(xp.sqrt(v), s.eps), s.limit) - m))
+        m = flush(m + s.c1 * (_clamp(g / _largest(xp.sqrt(v), s.eps, xp), s.limit, xp) - m))
         return s.keep * p - s.alpha * m, (m, flush(v + s.c2 * (g * g - v)))
     m = flush(m + s.c1 * (g - m))
     if rule.infinity:
-        v = flush(largest(s.r2 * v, xp.abs(g) + s.eps_root))
+        v = flush(_largest(s.r2 * v, xp.abs(g) + s.eps_root, xp))
         return s.keep * p - s.alpha * (m / (v + s.eps)), (m, v)
     v = flush(v + s.c2 * (g * g - v))
     if rest:
         (vmax,) = rest
-        w = flush(largest(vmax, v * s.r2))
+        w = flush(_largest(vmax, v * s.r2, xp))
         slots = (m, v, w)
     else:
         w = v
@@ -372,6 +382,53 @@ def update(
         root = xp.where(s.adaptive > 0, root, xp.zeros_like(root) + 1)
     step = s.alpha * (m / root) if rule.nesterov == "off" else (s.alpha * m + s.gain * g) / root
     return s.keep * p - step, slots
+
+
+def reduction(
+    rule: Rule,
+    p: Any,
+    g: Any,
+    slots: Sequence[Any],
+    s: Scalars,
+    *,
+    coupled: bool,
+    clipped: bool = False,
+    tiny: Any,
+    xp: Any = np,
+) -> tuple[Any, ...]:
+    """What a rule that `reduces` adds up the squares of, over all elements of a tensor; nothing is changed.
+
+    Args:
+        rule, p, g, slots, s, coupled, clipped, tiny, xp: as for `update`.
+
+    Returns:
+        `rule.reduces` arrays. clip_update: g / max(sqrt(v), eps), with the new v and eps as in `update`.
+    """
+    g = _gradient(p, g, s, coupled, clipped, xp)
+    v = _flush(slots[1] + s.c2 * (g * g - slots[1]), tiny, xp)
+    return (g / _largest(xp.sqrt(v), s.eps, xp),)
+
+
+def _gradient(p: Any, g: Any, s: Scalars, coupled: bool, clipped: bool, xp: Any) -> Any:
+    """The gradient as the moments take it."""
+    g = s.grad_scale * g
+    if clipped:
+        g = _clamp(g, s.clip, xp)
+    return g + s.coupled * p if coupled else g
+
+
+def _flush(x: Any, tiny: Any, xp: Any) -> Any:
+    return xp.where(xp.abs(x) < tiny, xp.zeros_like(x), x)
+
+
+def _clamp(x: Any, bound: Any, xp: Any) -> Any:
+    """x within [-bound, bound]; NaN stays."""
+    return xp.where(x > bound, bound, xp.where(x < -bound, -bound, x))
+
+
+def _largest(a: Any, b: Any, xp: Any) -> Any:
+    """A maximum that propagates NaN."""
+    return xp.where((a > b) | (a != a), a, b)
 
 
 def evaluation_weights(y: np.ndarray, z: np.ndarray, beta1: float) -> np.ndarray:
@@ -429,6 +486,8 @@ PRESETS: Mapping[str, Preset] = {
     "keras.AdamW": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7, weight_decay=4e-3)),
     "keras.Adamax": Preset(Rule(eps_mode="keras", infinity=True), Hyper(eps=1e-7)),
     "keras.Nadam": Preset(Rule(nesterov="scheduled"), Hyper(eps=1e-7, momentum_decay=1.0)),
+    # optimi 0.3; its learning rate has no default, 1e-3 is ours
+    "optimi.StableAdamW": Preset(Rule(clip_update=True), Hyper(beta2=0.99, eps=1e-6, weight_decay=1e-2)),
     # optax 0.2.8; its learning rates have no default, 1e-3 is ours
     "optax.adam": Preset(Rule(), Hyper()),
     "optax.adamw": Preset(Rule(), Hyper(weight_decay=1e-4)),

@@ -115,7 +115,7 @@ def scalars(
     bc2 = 1.0 - power2
     root2 = 1.0 if rule.amsgrad == "corrected" else xp.sqrt(bc2)  # what sqrt(v) lacks to be sqrt(v^)
     paper = rule.eps_mode == "paper"
-    alpha, gain, shrink, mean, pull, adaptive, limit = lr * root2 / bc1, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    alpha, gain, shrink, mean, pull, adaptive, limit, unit = lr * root2 / bc1, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0
     c2, keep = 1.0 - hyper.beta2, 1.0 - lr * hyper.weight_decay if rule.decay == "decoupled" else 1.0
     if rule.nesterov != "off":
         mu = following = hyper.beta1
@@ -139,6 +139,8 @@ def scalars(
         rho, longest = xp.where(rho > 5.0, rho, 6.0), xp.where(rho > 5.0, longest, 6.0)
         ratio = (rho - 4.0) * (rho - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * rho)
         alpha = xp.where(adaptive > 0.0, alpha * xp.sqrt(ratio), lr / bc1)
+    if rule.clip_update:
+        unit, shrink = root2, lr * hyper.weight_decay
     r2, eps_root, eps = 1.0, hyper.eps_root, hyper.eps
     if rule.infinity:
         alpha, r2 = lr / bc1, hyper.beta2
@@ -167,7 +169,25 @@ def scalars(
         pull=pull,
         adaptive=adaptive,
         limit=limit,
+        unit=unit,
     )
+
+
+def rescaled(rule: Rule, s: Scalars, n: Any, sums: Sequence[Any], xp: Any = HOST) -> Scalars:
+    """The scalars of a step whose rule `reduces`, from those before and what `adamas.rule.reduction` adds up to.
+
+    As `scalars` in float64, and the same bits in libadamas.
+
+    Args:
+        rule, xp: as for `scalars`.
+        s: what `scalars` gave.
+        n: elements of the tensor, as a number in float64.
+        sums: of the squares of each array of `adamas.rule.reduction`.
+    """
+    (squares,) = sums
+    rms = s.unit * xp.sqrt(squares / xp.where(n > 0.0, n, 1.0))
+    factor = 1.0 / xp.where(rms <= 1.0, 1.0, rms)
+    return s._replace(alpha=s.alpha * factor, keep=1.0 - s.shrink * factor)
 
 
 def eps_bound(rule: Rule, s: Scalars) -> Any:

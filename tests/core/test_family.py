@@ -20,7 +20,7 @@ from adamas import state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.formats import Halves, Split
 from adamas.kernels.reference import ieee
-from adamas.numpy import ADOPT, Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW
+from adamas.numpy import ADOPT, Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW, StableAdamW
 from adamas.numpy.optimizer import Optimizer
 from adamas.rule import PRESETS, evaluation_weights, training_weights
 
@@ -37,6 +37,10 @@ def made(tried: Case, params: Any, **more: Any) -> Any:
         )  # fmt: skip
     peer: Any = tried.name.split("-")[0]
     decoupled = tried.rule.decay == "decoupled"
+    if tried.rule.clip_update:
+        return StableAdamW(
+            params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize, **more
+        )
     if tried.rule.adopt:
         return ADOPT(
             params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, decoupled, maximize=tried.rule.maximize, **more
@@ -60,7 +64,7 @@ def made(tried: Case, params: Any, **more: Any) -> Any:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("tried", FAMILY, ids=lambda c: c.name)
 def test_the_optimizers_are_the_peers(tried: Case, dtype: type[np.floating]) -> None:
-    p, gradients = discriminating(dtype, steps=tried.steps)
+    p, gradients = tried.problem(dtype)
     mine = {"p": p.copy()}
     optimizer = made(tried, mine)
     assert optimizer.rule == tried.rule
@@ -94,7 +98,12 @@ def test_defaults_are_the_peers(kind: Any, like: str, preset: str, more: dict[st
 
 
 @pytest.mark.parametrize(
-    ("kind", "preset"), [(ScheduleFreeAdamW, "schedulefree.AdamWScheduleFree"), (ADOPT, "adopt.ADOPT")]
+    ("kind", "preset"),
+    [
+        (ScheduleFreeAdamW, "schedulefree.AdamWScheduleFree"),
+        (ADOPT, "adopt.ADOPT"),
+        (StableAdamW, "optimi.StableAdamW"),
+    ],
 )
 def test_defaults_are_the_authors(kind: Any, preset: str) -> None:
     optimizer = kind([np.zeros(1)])
@@ -144,6 +153,8 @@ def test_torchs_two_decays() -> None:
         (RAdam, {"like": "optax", "groups": [Group("*", weight_decay=0.1)]}, r"optax\.radam has no weight decay"),
         (RAdam, {"like": "optax", "decoupled_weight_decay": True}, r"optax\.radam has no weight decay"),
         (Adamax, {"like": "tf"}, "like='tf': give one of 'torch', 'keras', 'optax'"),
+        (StableAdamW, {"betas": 0.9}, "betas"),
+        (StableAdamW, {"groups": [Group("*", eps_root=1e-8)]}, r"optimi\.StableAdamW has none; leave it out"),
         (ADOPT, {"decouple": 1}, "decouple=1: give False or True"),
         (ADOPT, {"groups": [Group("*", eps_root=1e-8)]}, r"adopt\.ADOPT has none; leave it out"),
         (RAdam, {"like": "keras"}, "like='keras': give one of 'torch', 'optax'"),

@@ -16,7 +16,7 @@ from support.problems import HYPER
 from support.stepping import different, same_bits
 from support.stepping import table as numbers
 
-from adamas.errors import ArrayError
+from adamas.errors import ArrayError, UnsupportedError
 from adamas.kernels import cpu, reference, rows
 from adamas.rule import Clip, Hyper, Rule, Scalars, update
 from adamas.scalars import power, scalars
@@ -254,3 +254,12 @@ def test_only_the_weights_stay_behind() -> None:
     np.testing.assert_allclose(slots[0][0], m, rtol=1e-6)
     np.testing.assert_allclose(slots[1][0], v, rtol=1e-6)
     np.testing.assert_allclose(p[0, 0], weights[3] * (1 - 0.1 * 0.1) - alpha * m / (np.sqrt(v) + 1e-3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [Rule(nesterov="constant"), Rule(schedule_free=True), Rule(clip_update=True)], ids=str)
+def test_rules_of_whole_tensors_are_refused(rule: Rule) -> None:
+    p, slots, seen = np.ones((3, 2)), [np.zeros((3, 2)) for _ in rule.slots], np.zeros(4, np.int32)
+    with pytest.raises(UnsupportedError, match="lazy rows are defined for Adam, AdamW and AMSGrad; give dense"):
+        rows.step(rule, HYPER, 1, p, slots, seen, np.array([1]), np.ones((1, 2)))
+    assert (p == 1.0).all()
+    assert not seen.any()

@@ -39,6 +39,7 @@ FAMILY = [
     *(Rule(e, schedule_free=True) for e in ("paper", "keras")),
     *(Rule(e, d, infinity=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
     *(Rule(decay=d, adopt=True) for d in ("decoupled", "coupled")),
+    *(Rule(e, clip_update=True) for e in ("paper", "keras")),
     *(Rule(e, d, rectify=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
 ]
 CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
@@ -56,6 +57,12 @@ CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
         ({"nesterov": "constant", "amsgrad": "raw"}, "amsgrad and nesterov exclude each other"),
         ({"rectify": 1}, "rectify=1: give one of False, True"),
         ({"infinity": 1}, "infinity=1: give one of False, True"),
+        ({"clip_update": 1}, "clip_update=1: give one of False, True"),
+        ({"clip_update": True, "adopt": True}, "adopt and clip_update exclude each other"),
+        (
+            {"clip_update": True, "decay": "coupled"},
+            "clip_update=True is defined for decay='decoupled' only, not 'coupled'",
+        ),
         ({"adopt": 1}, "adopt=1: give one of False, True"),
         ({"adopt": True, "infinity": True}, "infinity and adopt exclude each other"),
         ({"adopt": True, "eps_mode": "keras"}, "eps_mode='paper', not 'keras'"),
@@ -163,6 +170,7 @@ def test_presets_are_the_peers_defaults() -> None:
         "optax.adamaxw": (Rule(infinity=True), Hyper(1e-3, 0.9, 0.999, 1e-8, weight_decay=1e-4)),
         "torch.RAdam": (Rule("keras", "coupled", rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "optax.radam": (Rule(rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
+        "optimi.StableAdamW": (Rule(clip_update=True), Hyper(1e-3, 0.9, 0.99, 1e-6, weight_decay=1e-2)),
         "adopt.ADOPT": (Rule(decay="coupled", adopt=True), Hyper(1e-3, 0.9, 0.9999, 1e-6)),
         "schedulefree.AdamWScheduleFree": (
             Rule(schedule_free=True),

@@ -29,6 +29,7 @@ RULES = [
     Rule(rectify=True),
     Rule(infinity=True),
     Rule(adopt=True),
+    Rule(clip_update=True),
 ]
 WEIGHTS = [
     ("float32", "nearest"),
@@ -74,10 +75,11 @@ WATCHED = [
 
 
 def name(case: Case) -> str:
-    variants = [switch for switch in ("schedule_free", "rectify", "infinity", "adopt") if getattr(case.rule, switch)]
-    switches = "-".join(variants) or f"{case.rule.amsgrad}-{case.rule.nesterov}"
+    switches = ("schedule_free", "rectify", "infinity", "adopt", "clip_update")
+    variants = [switch for switch in switches if getattr(case.rule, switch)]
+    rule = "-".join(variants) or f"{case.rule.amsgrad}-{case.rule.nesterov}"
     watched = "-".join(k for k in ("average", "statistics", "verify") if getattr(case, k))
-    return f"{switches}-{np.dtype(case.dtype).name}-{case.weights}-{case.moments}-{watched}"
+    return f"{rule}-{np.dtype(case.dtype).name}-{case.weights}-{case.moments}-{watched}"
 
 
 def numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -118,6 +118,7 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
             "rectify": False,
             "infinity": False,
             "adopt": False,
+            "clip_update": False,
         },
         "hypers": [
             {

@@ -15,8 +15,8 @@ from support.twins import Result
 from adamas import numpy as adamas_numpy
 from adamas.errors import ArgumentError
 from adamas.kernels import reference
-from adamas.rule import Hyper, Rule, Scalars, evaluation_weights, training_weights, update
-from adamas.scalars import carry_on, scalars
+from adamas.rule import Hyper, Rule, Scalars, evaluation_weights, reduction, training_weights, update
+from adamas.scalars import carry_on, rescaled, scalars
 
 Carry = tuple[float, ...]
 Runner = Callable[[Rule, Hyper, np.ndarray, Sequence[np.ndarray]], Result]
@@ -24,7 +24,7 @@ Runner = Callable[[Rule, Hyper, np.ndarray, Sequence[np.ndarray]], Result]
 
 def worst(runner: Runner, tried: Case, dtype: type[np.floating]) -> float:
     """The check: how far from the peer's exact result, in units of the bound. Right ones pass it, mutants do not."""
-    p, gradients = discriminating(dtype, steps=tried.steps)
+    p, gradients = tried.problem(dtype)
     computed = runner(tried.rule, tried.hyper, p, gradients)
     exact = tried.twin(p, gradients, tried.hyper)
     return bounds.excess(computed, exact, bounds.after(tried.rule, tried.hyper, p, gradients))
@@ -63,7 +63,7 @@ def test_the_optimizers_are_the_peers(tried: Case, dtype: type[np.floating]) -> 
 def test_the_weights_to_evaluate_with_are_the_mean(name: str, dtype: type[np.floating]) -> None:
     """x, which is not kept, from y and z: their errors pass through with the factors of the formula."""
     tried = case(name)
-    p, gradients = discriminating(dtype, steps=tried.steps)
+    p, gradients = tried.problem(dtype)
     y = run(KERNELS["reference"], tried.rule, tried.hyper, p, gradients)
     z, beta1 = y.slots[1], tried.hyper.beta1
     x = evaluation_weights(y.p, z, beta1)
@@ -116,8 +116,12 @@ def stepwise(
     number: Callable[[Scalars, Hyper, int], Scalars] = lambda s, hyper, t: s,
     formula: Callable[..., tuple[np.ndarray, tuple[np.ndarray, ...]]] = update,
     carried: Callable[[Carry, Carry], Carry] = lambda before, after: after,
+    values: Callable[..., tuple[np.ndarray, ...]] = reduction,
+    again: Callable[[Rule, Scalars, float, list[float]], Scalars] = rescaled,
 ) -> Runner:
-    """A runner of adamas.rule with a mistake put in: in the settings, the scalars, the formula, or what is carried."""
+    """A runner of adamas.rule with a mistake put in: in the settings, the scalars, the formula, what is carried, what
+    is added up, or what is made of it.
+    """
 
     def runner(rule: Rule, hyper: Hyper, p: np.ndarray, gradients: Sequence[np.ndarray]) -> Result:
         dtype, tiny = p.dtype.type, np.finfo(p.dtype).tiny
@@ -127,8 +131,13 @@ def stepwise(
             used, numbers, t = change(rule, hyper, step)
             before, carry = carry, carry_on(used, numbers, t, carry)
             s = scalars(used, numbers, t, carry=carried(before, carry))
-            s = Scalars(*map(dtype, number(s, numbers, t)))
+            s = number(s, numbers, t)
             coupled = used.decay == "coupled" and numbers.weight_decay != 0
+            if used.reduces:
+                found = values(used, p, g, slots, Scalars(*map(dtype, s)), coupled=coupled, tiny=tiny)
+                sums = [float(np.sum(x.astype(np.float64) ** 2)) for x in found]
+                s = again(used, s, float(p.size), sums)
+            s = Scalars(*map(dtype, s))
             p, slots = formula(used, p, g, slots, s, coupled=coupled, tiny=tiny)
         return Result(p, slots)
 
@@ -241,6 +250,34 @@ def eps_added(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untype
     return s.keep * p - s.alpha * m, (m, new)
 
 
+def of_the_old_v(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    return (g / np.maximum(np.sqrt(slots[1]), s.eps),)
+
+
+def beside_eps(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    _, (_, v) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return (g / (np.sqrt(v) + s.eps),)
+
+
+def of_the_moment(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    _, (m, v) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return (m / np.maximum(np.sqrt(v), s.eps),)
+
+
+def divided(rms: Callable[[Scalars, float, float], float], least: float = 1.0, decay: bool = True):  # type: ignore[no-untyped-def]
+    """lr / max(least, rms), with or without the decay."""
+
+    def again(rule: Rule, s: Scalars, n: float, sums: list[float]) -> Scalars:
+        factor = 1 / max(least, rms(s, n, sums[0]))
+        return s._replace(alpha=s.alpha * factor, keep=1 - s.shrink * factor if decay else s.keep)
+
+    return again
+
+
+def root_mean_square(s: Scalars, n: float, squares: float) -> float:
+    return float(s.unit * np.sqrt(squares / n))
+
+
 def bc1(h: Hyper, t: int) -> float:
     return 1.0 - h.beta1**t
 
@@ -257,7 +294,7 @@ ADAMW, ADAM, KERAS, OPTAX = (
 )
 ROOTED = "optax-adamw-eps-root-amsgrad"
 NADAM, OPTAX_NADAM, FREE = "torch-nadam-decay", "optax-nadamw", "schedulefree-warmup"
-RADAM, ADAMAX, ADOPT = "torch-radamw", "torch-adamax-decay", "adopt-decouple"
+RADAM, ADAMAX, ADOPT, STABLE = "torch-radamw", "torch-adamax-decay", "adopt-decouple", "stable-adamw"
 
 MUTANTS: dict[str, tuple[str, Runner]] = {
     "decay ignored": (ADAMW, hypers(weight_decay=lambda h: 0.0)),
@@ -333,6 +370,15 @@ MUTANTS: dict[str, tuple[str, Runner]] = {
         ADOPT,
         stepwise(number=lambda s, h, t: s._replace(keep=1 - h.lr * h.weight_decay)),
     ),
+    "update not clipped": (STABLE, rules(clip_update=False)),
+    "decay not clipped": (STABLE, stepwise(again=divided(root_mean_square, decay=False))),
+    "update made longer": (STABLE, stepwise(again=divided(root_mean_square, least=0.0))),
+    "divided by the mean square": (STABLE, stepwise(again=divided(lambda *given: root_mean_square(*given) ** 2))),
+    "divided by the norm": (STABLE, stepwise(again=divided(lambda s, n, x: float(s.unit * np.sqrt(x))))),
+    "RMS with an uncorrected v": (STABLE, stepwise(again=divided(lambda s, n, x: float(np.sqrt(x / n))))),
+    "RMS with the old v": (STABLE, stepwise(values=of_the_old_v)),
+    "RMS with eps added": (STABLE, stepwise(values=beside_eps)),
+    "RMS of m": (STABLE, stepwise(values=of_the_moment)),
     "maximize ignored": ("torch-adamw-amsgrad-maximize", rules(maximize=False)),
     "eps_root ignored": (ROOTED, hypers(eps_root=lambda h: 0.0)),
     "eps_root uncorrected": (
@@ -355,6 +401,6 @@ def test_the_bound_is_tight_enough_to_mean_something() -> None:
     room = bounds.after(tried.rule, tried.hyper, p, gradients)
     assert float(np.max(room.p)) < 2e-5, "parameters near 1, moved by 12 steps of 0.02"
     for tried in FAMILY:
-        p, gradients = discriminating(np.float32, steps=tried.steps)
+        p, gradients = tried.problem(np.float32)
         room = bounds.after(tried.rule, tried.hyper, p, gradients)
         assert float(np.max(room.p)) < 5e-5, "60 such steps"

@@ -11,7 +11,9 @@ so a value carried as (value, error), where `error` bounds |computed - exact|, g
     x / y    (error_x + |x/y| error_y) / (|y| - error_y)    sqrt x   sqrt x - sqrt(x - error_x)
 
 plus u (|result| + that error) plus e. A selection whose condition rounding can flip counts the difference of both
-sides. In m + c (g - m) the error of m counts once, times |1 - c|: term by term it would grow by 1 + c a step, where in
+sides. Of a tensor's sum of squares, in float64, the errors of its elements add up, and every addition rounds.
+
+In m + c (g - m) the error of m counts once, times |1 - c|: term by term it would grow by 1 + c a step, where in
 truth it shrinks. The scalars, computed in float64 and rounded once, start with the errors counted in `_scalar_units`.
 
 `after` sends such pairs through `adamas.rule.update`, for its order of operations; the exact results that kernels are
@@ -27,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from adamas.rule import Hyper, Rule, Scalars, update
-from adamas.scalars import carry_on, power, scalars
+from adamas.rule import Hyper, Rule, Scalars, reduction, update
+from adamas.scalars import carry_on, power, rescaled, scalars
 from support.twins import WIDE, Result
 
 
@@ -46,9 +48,11 @@ class Rounded:
         total = error + unit * (np.abs(value) + error)
         return Rounded(value, total + (float(info.smallest_subnormal) / 2 if underflows else 0.0), self.dtype)
 
-    def __add__(self, other: Rounded | int) -> Rounded:
-        if isinstance(other, int):
-            other = Rounded(other, 0.0, self.dtype)
+    def _lifted(self, other: Rounded | float) -> Rounded:
+        return other if isinstance(other, Rounded) else Rounded(other, 0.0, self.dtype)
+
+    def __add__(self, other: Rounded | float) -> Rounded:
+        other = self._lifted(other)
         error = self.error + other.error
         if other.subtracted is not None and other.subtracted[0] is self:
             _, times, rest = other.subtracted
@@ -70,7 +74,14 @@ class Rounded:
             result.subtracted = (whose, self, rest + (result.error - error))
         return result
 
-    def __truediv__(self, other: Rounded) -> Rounded:
+    def __rsub__(self, other: float) -> Rounded:
+        return self._lifted(other) - self
+
+    def __rtruediv__(self, other: float) -> Rounded:
+        return self._lifted(other) / self
+
+    def __truediv__(self, other: Rounded | float) -> Rounded:
+        other = self._lifted(other)
         quotient, room = self.value / other.value, abs(other.value) - other.error
         error = np.where(room > 0, (self.error + abs(quotient) * other.error) / np.where(room > 0, room, 1.0), np.inf)
         return self._result(quotient, error, underflows=True)
@@ -90,10 +101,18 @@ class Rounded:
             return other > self
         return Either(self.value < other, abs(self.value - other) > self.error)
 
-    def __gt__(self, other: Rounded | int) -> Either:
-        if isinstance(other, int):
-            return Either(self.value > other, (abs(self.value - other) > self.error) | (self.error == 0.0))
-        return Either(self.value > other.value, abs(self.value - other.value) > self.error + other.error)
+    def _certain(self, other: Rounded) -> np.ndarray:
+        """Where rounding cannot change which of the two is larger."""
+        error = self.error + other.error
+        return np.asarray((abs(self.value - other.value) > error) | (error == 0.0))
+
+    def __gt__(self, other: Rounded | float) -> Either:
+        other = self._lifted(other)
+        return Either(self.value > other.value, self._certain(other))
+
+    def __le__(self, other: Rounded | float) -> Either:
+        other = self._lifted(other)
+        return Either(self.value <= other.value, self._certain(other))
 
     def __ne__(self, other: object) -> Either:  # type: ignore[override]
         assert other is self, "the formula asks `x != x` only: is it NaN?"
@@ -112,7 +131,13 @@ class Either:
         return Either(self.true | other.true, self.certain & other.certain)
 
 
-def _where(condition: Any, yes: Rounded, no: Rounded) -> Rounded:
+def _where(condition: Any, yes: Any, no: Any) -> Rounded:
+    if isinstance(condition, bool):
+        return yes if condition else no  # type: ignore[no-any-return]
+    yes, no = (
+        (yes if isinstance(yes, Rounded) else no._lifted(yes)),
+        (no if isinstance(no, Rounded) else yes._lifted(no)),
+    )
     value = np.where(condition.true, yes.value, no.value)
     error = np.where(condition.true, yes.error, no.error)
     either = np.maximum(yes.error, no.error) + abs(yes.value - no.value)
@@ -125,6 +150,16 @@ _XP = SimpleNamespace(
     where=_where,
     zeros_like=lambda x: Rounded(np.zeros_like(x.value), np.zeros_like(x.value), x.dtype),
 )
+
+
+_FLOAT64 = np.dtype(np.float64)
+
+
+def _sum_of_squares(x: Rounded) -> Rounded:
+    wide = np.sum((abs(x.value) + x.error) ** 2)
+    return Rounded(
+        np.sum(x.value**2), np.sum((2 * abs(x.value) + x.error) * x.error) + x.value.size * 2.0**-53 * wide, _FLOAT64
+    )
 
 
 def _complement(x: float, units: float) -> float:
@@ -196,6 +231,8 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
         alpha = units1 + 1.0
     if rule.adopt:
         alpha = 0.0
+    if rule.reduces:
+        shrink = 1.0
     shrunk = hyper.lr * hyper.weight_decay
     return Scalars(
         grad_scale=0.0,
@@ -213,6 +250,7 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
         mean=mean,
         pull=pull,
         adaptive=0.0,
+        unit=root,
         limit=1.5,  # two square roots of a whole number
     )
 
@@ -231,14 +269,23 @@ def after(rule: Rule, hyper: Hyper, p: np.ndarray, gradients: Sequence[np.ndarra
         carry = carry_on(rule, hyper, t, carry)
         numbers = scalars(rule, hyper, t, carry=carry)
         units = _scalar_units(rule, hyper, t, carry)
-        s = Scalars(
-            *(Rounded(x, abs(x) * (single + n * 2.0**-53) * 1.01, dtype) for x, n in zip(numbers, units, strict=True))
-        )
-        coupled = rule.decay == "coupled" and hyper.weight_decay != 0.0
-        tiny = float(np.finfo(dtype).tiny)
-        parameter, slots = update(
-            rule, parameter, Rounded(g, exact, dtype), slots, s, coupled=coupled, tiny=tiny, xp=_XP
-        )
+        exactly = [Rounded(x, abs(x) * n * 2.0**-53 * 1.01, _FLOAT64) for x, n in zip(numbers, units, strict=True)]
+
+        def once(wide: Sequence[Rounded]) -> Scalars:
+            return Scalars(
+                *(Rounded(x.value, x.error + (abs(x.value) * single * 1.01 if single else 0.0), dtype) for x in wide)
+            )
+
+        given = (rule, parameter, Rounded(g, exact, dtype), slots)
+        how: dict[str, Any] = {
+            "coupled": rule.decay == "coupled" and hyper.weight_decay != 0.0,
+            "tiny": float(np.finfo(dtype).tiny),
+            "xp": _XP,
+        }
+        if rule.reduces:
+            sums = [_sum_of_squares(x) for x in reduction(*given, once(exactly), **how)]
+            exactly = list(rescaled(rule, Scalars(*exactly), float(p.size), sums, xp=_XP))
+        parameter, slots = update(*given, once(exactly), **how)
     # The twin rounds too, in WIDE, in about as many operations; the bound itself was computed in float64.
     twin = 4 * float(np.finfo(WIDE).eps) / float(np.finfo(dtype).eps)
     room = 1.0 + twin + 1e-6

@@ -31,6 +31,11 @@ class Case(NamedTuple):
     hyper: Hyper
     twin: Twin
     steps: int = STEPS
+    surge: float = 1.0  # see `discriminating`
+
+    def problem(self, dtype: type[np.floating]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """`discriminating`, of as many steps."""
+        return discriminating(dtype, steps=self.steps, surge=self.surge)
 
 
 def _cases() -> list[Case]:
@@ -139,6 +144,15 @@ def _family() -> list[Case]:
         Case("optax-nadamw-eps-root", constant, rooted, twins.optax_nadam, 60),
     ]
 
+    def stable_twin(maximize: bool) -> Twin:
+        return lambda p, g, h: twins.stable(p, g, h, maximize=maximize)
+
+    stable = Rule(clip_update=True)
+    found += [
+        Case("stable-adamw", stable, decayed, stable_twin(False), 60, 8.0),
+        Case("stable-adamw-maximize", replace(stable, maximize=True), decayed, stable_twin(True), 60, 8.0),
+    ]
+
     def averaged(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
         found = twins.schedule_free(p, gradients, hyper)
         return Result(found.y, (found.v, found.z))
@@ -162,15 +176,19 @@ def case(name: str) -> Case:
 
 
 def discriminating(
-    dtype: type[np.floating], shape: tuple[int, ...] = (40, 13), steps: int = STEPS
+    dtype: type[np.floating], shape: tuple[int, ...] = (40, 13), steps: int = STEPS, surge: float = 1.0
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A parameter, and its gradients of all steps: elements of a size of their own, half of them shrinking tenfold."""
+    """A parameter, and its gradients of all steps: elements of a size of their own, half of them shrinking tenfold.
+
+    In every fourth step all of them are `surge` times as large.
+    """
     rng = np.random.default_rng(20150507)
     p = rng.standard_normal(shape).astype(dtype)
     size = 10.0 ** rng.uniform(-6, 1, shape)
     shrink = rng.choice([1.0, 0.1 ** (1 / steps)], shape)
     gradients = [
-        (size * shrink**t * rng.choice([-1.0, 1.0], shape, p=[0.3, 0.7]) * rng.uniform(0.3, 1, shape)).astype(dtype)
+        size * shrink**t * rng.choice([-1.0, 1.0], shape, p=[0.3, 0.7]) * rng.uniform(0.3, 1, shape)
         for t in range(steps)
     ]
+    gradients = [(g * surge if t % 4 == 3 else g).astype(dtype) for t, g in enumerate(gradients)]
     return p, gradients

@@ -245,6 +245,23 @@ def adopt(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, decou
     return Result(p, (m, v))
 
 
+def stable(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, maximize: bool) -> Result:
+    """StableAdamW, Algorithm 2 of Wortsman et al."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        if maximize:
+            g = -g
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
+        rms = np.sqrt(np.mean(g**2 / np.maximum(v_hat, eps**2)))
+        eta = lr / max(WIDE(1), rms)
+        p = p - eta * wd * p - eta * m_hat / (np.sqrt(v_hat) + eps)
+    return Result(p, (m, v))
+
+
 def _rectification(b2: np.longdouble, t: int) -> np.longdouble | None:
     """r_t of Liu et al.; None where there is none."""
     longest = 2 / (1 - b2) - 1

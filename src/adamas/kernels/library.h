@@ -15,6 +15,7 @@ struct Api {
   decltype(&adamas_abi) abi;
   decltype(&adamas_rule_slots) rule_slots;
   decltype(&adamas_rule_carries) rule_carries;
+  decltype(&adamas_rule_reduces) rule_reduces;
   decltype(&adamas_rule_carry_on) rule_carry_on;
   decltype(&adamas_plan_create) plan_create;
   decltype(&adamas_plan_destroy) plan_destroy;
@@ -48,6 +49,7 @@ inline const char* Bind(const char* path) {
   }
   if (!Find(library, "adamas_rule_slots", &api->rule_slots) ||
       !Find(library, "adamas_rule_carries", &api->rule_carries) ||
+      !Find(library, "adamas_rule_reduces", &api->rule_reduces) ||
       !Find(library, "adamas_rule_carry_on", &api->rule_carry_on) ||
       !Find(library, "adamas_plan_create", &api->plan_create) ||
       !Find(library, "adamas_plan_destroy", &api->plan_destroy) || !Find(library, "adamas_begin", &api->begin) ||

@@ -34,8 +34,8 @@ from adamas.formats import (
     write,
 )
 from adamas.kernels import arrays
-from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, update
-from adamas.scalars import carry_on, eps_bound, scalars
+from adamas.rule import Clip, Hyper, Rule, Scalars, clip_factor, reduction, update
+from adamas.scalars import carry_on, eps_bound, rescaled, scalars
 
 BLOCK = 4096  # ADAMAS_BLOCK in adamas.h: sums are defined over blocks of so many elements
 LANES = 16
@@ -170,6 +170,8 @@ class Plan:
                 carried = () if carry is None else carry_on(self._rule, hyper, int(t[i]), carry[i].tolist())
                 numbers = scalars(self._rule, hyper, int(t[i]), scale, bound, carried)
                 by_value = clip is not None and clip.kind == "value"
+                if self._rule.reduces:
+                    numbers = rescaled(self._rule, numbers, grad.size, self._sums(i, grad, numbers, by_value))
                 if not self._step_one(i, grad, int(t[i]), numbers, by_value, average_decay, statistics):
                     differing = differing or self._names[i]
                 if taken is not None:
@@ -199,6 +201,37 @@ class Plan:
         with ieee():
             return np.array([sum_of_squares([grad]) for grad in grads], np.float64)
 
+    def _sums(self, i: int, grad: np.ndarray, numbers: Scalars, clipped: bool) -> list[float]:
+        """What a rule that `reduces` adds up over a tensor, in the order of `sum_of_squares`."""
+        param, dtype = self._params[i], compute_dtype(grad.dtype).type
+        s, tiny = Scalars(*(dtype(number) for number in numbers)), np.finfo(dtype).tiny
+        sums = [0.0] * self._rule.reduces
+        for begin in range(0, param.size, _CHUNK):
+            old, g, moments = self._decoded(i, grad, begin, min(begin + _CHUNK, param.size))
+            found = reduction(
+                self._rule, old, g, moments, s, coupled=numbers.coupled != 0.0, clipped=clipped, tiny=tiny
+            )
+            for column, values in enumerate(found):
+                for block in _block_sums(values).tolist():
+                    sums[column] += block
+        return sums
+
+    def _decoded(
+        self, i: int, grad: np.ndarray, begin: int, end: int
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Elements [begin, end) of parameter, gradient and slots of a tensor, as a step computes with them."""
+        p = self._weight.decode(piece(self._parameter(i), begin, end))
+        g = grad.reshape(-1)[begin:end].astype(p.dtype, copy=False)
+        slots = zip(self._formats[i], self._slots, strict=False)
+        return p, g, [form.decode(piece(slot[i], begin, end)) for form, slot in slots]
+
+    def _parameter(self, i: int) -> Any:
+        """The parameter as it is stored: after the slots of the rule comes its correction, if it is split."""
+        if not self._split:
+            return self._params[i]
+        correction: Any = self._slots[len(self._rule.slots)][i]
+        return Halves(self._params[i], correction)
+
     def _step_one(
         self,
         i: int,
@@ -213,16 +246,11 @@ class Plan:
         param, dtype = self._params[i], compute_dtype(grad.dtype).type
         s, coupled = Scalars(*(dtype(number) for number in numbers)), numbers.coupled != 0.0
         tiny, bound = np.finfo(dtype).tiny, dtype(eps_bound(self._rule, numbers))
-        formats, same = self._formats[i], True
-        slots: list[Any] = [slot[i] for slot in self._slots]
-        average = slots.pop() if self._average else None
-        p: Any = Halves(param, slots.pop()) if self._split else param
-        sums = np.zeros(4)
+        average: Any = self._slots[-1][i] if self._average else None
+        sums, same = np.zeros(4), True
         for begin in range(0, param.size, _CHUNK):
             end = min(begin + _CHUNK, param.size)
-            pieces = [piece(slot, begin, end) for slot in slots]
-            old, g = self._weight.decode(piece(p, begin, end)), grad.reshape(-1)[begin:end].astype(dtype, copy=False)
-            decoded = [form.decode(stored) for form, stored in zip(formats, pieces, strict=True)]
+            old, g, decoded = self._decoded(i, grad, begin, end)
             new, moments = update(self._rule, old, g, decoded, s, coupled=coupled, clipped=clipped, tiny=tiny)
             key = Key(self._seed, self._keys[i], t, PARAMETER, begin)
             if self._is_verified(key):
@@ -237,9 +265,9 @@ class Plan:
             if average is not None and average_decay is not None:
                 mean = piece(average, begin, end)
                 write(mean, mean + dtype(1.0 - average_decay) * (new - mean))
-            write(piece(p, begin, end), self._weight.encode(new, key))
-            for slot, (form, stored, x) in enumerate(zip(formats, pieces, moments, strict=True)):
-                write(stored, form.encode(x, key._replace(slot=slot)))
+            write(piece(self._parameter(i), begin, end), self._weight.encode(new, key))
+            for slot, (form, x) in enumerate(zip(self._formats[i], moments, strict=True)):
+                write(piece(self._slots[slot][i], begin, end), form.encode(x, key._replace(slot=slot)))
         if statistics is not None:
             statistics[i] = sums
         return same

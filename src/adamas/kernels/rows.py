@@ -84,9 +84,9 @@ def step(
             gradients that are clipped by their global norm.
 
     Raises:
-        UnsupportedError: the rule is none of Adam, AdamW and AMSGrad. Nothing has been written.
+        UnsupportedError: NAdam, schedule-free AdamW, or a rule that `reduces`. Nothing has been written.
     """
-    if rule.nesterov != "off" or rule.schedule_free:
+    if rule.nesterov != "off" or rule.schedule_free or rule.reduces:
         raise UnsupportedError("lazy rows are defined for Adam, AdamW and AMSGrad; give dense gradients to other rules")
     dtype = p.dtype.type
     by_value = clip is not None and clip.kind == "value"

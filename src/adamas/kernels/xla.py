@@ -94,22 +94,26 @@ def update(
 
     Args:
         rule: the switches.
-        s: what `scalars` returned.
+        s: what `scalars` returned. Of a rule that reduces they are rescaled here, by sums in an order of XLA's own.
         p, g: parameter and gradient, of one shape and dtype (float32 or float64).
         slots: one tensor like p per slot of the rule.
         coupled, clipped: as for `adamas.rule.update`.
     """
-    return mathematics.update(
-        rule,
-        p,
-        g,
-        slots,
-        Scalars(*(tf.cast(number, p.dtype) for number in s)),
-        coupled=coupled,
-        clipped=clipped,
-        tiny=np.finfo(p.dtype.as_numpy_dtype).tiny,
-        xp=_ARRAYS,
-    )
+    how: dict[str, Any] = {
+        "coupled": coupled,
+        "clipped": clipped,
+        "tiny": np.finfo(p.dtype.as_numpy_dtype).tiny,
+        "xp": _ARRAYS,
+    }
+    if rule.reduces:
+        found = mathematics.reduction(rule, p, g, slots, _rounded(s, p), **how)
+        sums = [sum_of_squares([x]) for x in found]
+        s = numbers_of.rescaled(rule, s, tf.cast(tf.size(p), tf.float64), sums, xp=_NUMBERS)
+    return mathematics.update(rule, p, g, slots, _rounded(s, p), **how)
+
+
+def _rounded(s: Scalars, p: Any) -> Scalars:
+    return Scalars(*(tf.cast(number, p.dtype) for number in s))
 
 
 def sum_of_squares(tensors: Sequence[Any]) -> Any:

@@ -22,6 +22,7 @@ from adamas.numpy.adopt import ADOPT
 from adamas.numpy.nadam import NAdam
 from adamas.numpy.radam import RAdam
 from adamas.numpy.schedule_free import ScheduleFreeAdamW
+from adamas.numpy.stable import StableAdamW
 
 __all__ = [
     "ADOPT",
@@ -33,6 +34,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "ScheduleFreeAdamW",
+    "StableAdamW",
     "check_gradients",
     "no_decay",
 ]

@@ -147,7 +147,7 @@ def check_peer(peer: str, eps_root: float | None, weight_decay: float | None) ->
         ArgumentError: it has not.
     """
     if eps_root and (not peer.startswith("optax") or peer == "optax.adamax"):
-        other = "leave it out" if peer.endswith(("damax", "ADOPT")) else "only like='optax' takes it"
+        other = "leave it out" if peer.endswith(("damax", "ADOPT", "StableAdamW")) else "only like='optax' takes it"
         raise ArgumentError(f"eps_root={eps_root!r}: {peer} has none; {other}")
     if weight_decay and peer in ("optax.adam", "optax.radam"):
         remedy = "use AdamW" if peer == "optax.adam" else "leave it out"

@@ -77,6 +77,7 @@ def rule_codes(rule: Rule) -> tuple[int, ...]:
         int(rule.rectify),
         int(rule.infinity),
         int(rule.adopt),
+        int(rule.clip_update),
     )
 
 

@@ -136,14 +136,14 @@ class Plan {
       nb::gil_scoped_release unlocked;
       begin(lines);
       // The global norm is of all tensors of an optimizer, and `squares` may know it already; each tensor's own is not.
-      if (clip == ADAMAS_CLIP_NORM || (!squares && (check || clip > ADAMAS_CLIP_NORM))) find_squares();
+      if (clip == ADAMAS_CLIP_NORM || (!squares && (check || clip > ADAMAS_CLIP_NORM))) run(ADAMAS_PHASE_NORM);
       norm = adamas_set_gradients(plan_, grad_scale, clip, bound, squares.value_or(0.0));
       // A square of float32 overflows from 2^64 on (kernels.reference.norm_limit).
       const double limit = type_ == NPY_DOUBLE ? HUGE_VAL : 0x1p64;
       if (check && !squares && !(norm < limit)) return {-1, norm};
+      if (adamas_rule_reduces(&rule_)) run(ADAMAS_PHASE_REDUCE);
       adamas_set_extras(plan_, statistics_all != nullptr, average_decay);
-      adamas_run_all(plan_, ADAMAS_PHASE_UPDATE);
-      const double differing = adamas_finish(plan_, ADAMAS_PHASE_UPDATE);
+      const double differing = run(ADAMAS_PHASE_UPDATE);
       if (differing > 0) status = -3 - active_[static_cast<size_t>(differing) - 1];
       if (taken_all)
         for (size_t k = 0; k < count_; ++k) taken_all[active_[k]] = t_[k];
@@ -186,7 +186,7 @@ class Plan {
     nb::gil_scoped_release unlocked;
     const adamas_hyper unused{};
     begin(&unused);
-    find_squares();
+    run(ADAMAS_PHASE_NORM);
     for (size_t k = 0; k < count_; ++k) sums[active_[k]] = adamas_squares(plan_)[k];
     return -1;
   }
@@ -231,9 +231,9 @@ class Plan {
       throw std::invalid_argument("step: t must be at least 1");
   }
 
-  void find_squares() {
-    adamas_run_all(plan_, ADAMAS_PHASE_NORM);
-    adamas_finish(plan_, ADAMAS_PHASE_NORM);
+  double run(int32_t phase) {
+    adamas_run_all(plan_, phase);
+    return adamas_finish(plan_, phase);
   }
 
   template <class T>

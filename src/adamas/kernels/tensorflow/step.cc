@@ -87,8 +87,8 @@ void Run(const Api* api, Pool* pool, adamas_plan* plan, int32_t phase, int64_t c
   });
 }
 
-// 28 bytes at about 15 GB/s and 3 GHz; 4 bytes.
-constexpr int64_t kUpdateCycles = 6, kNormCycles = 1;
+// 28 bytes at about 15 GB/s and 3 GHz; 16 at most; 4 bytes.
+constexpr int64_t kUpdateCycles = 6, kReduceCycles = 3, kNormCycles = 1;
 
 class AdamasStepOp : public OpKernel {
  public:
@@ -208,6 +208,10 @@ class AdamasStepOp : public OpKernel {
         sum = api->finish(plan, ADAMAS_PHASE_NORM);
       }
       api->set_gradients(plan, numbers.grad_scale, step_.clip, numbers.bound, others.flat<double>()(0));
+      if (api->rule_reduces(&step_.rule) > 0) {
+        Run(api, pool, plan, ADAMAS_PHASE_REDUCE, chunks, kReduceCycles, total);
+        api->finish(plan, ADAMAS_PHASE_REDUCE);
+      }
       Run(api, pool, plan, ADAMAS_PHASE_UPDATE, chunks, kUpdateCycles, total);
       api->finish(plan, ADAMAS_PHASE_UPDATE);
     }

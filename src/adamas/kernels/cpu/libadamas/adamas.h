@@ -26,8 +26,9 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 7           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 8           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 6     /* the rule's, then `correction`, then `average` (adamas_settings) */
+#define ADAMAS_MAX_SUMS 1       /* float64 sums over a tensor that a rule needs before it steps it */
 #define ADAMAS_MAX_CARRIES 2   /* float64 numbers that a rule carries from step to step beside a tensor */
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
 
@@ -53,23 +54,25 @@ enum {
   ADAMAS_CLIP_TORCH = 4
 };
 
-/* Phases of a step. NORM comes first, and only where a norm of the gradients is asked for. */
+/* Phases of a step. NORM comes first, and only where a norm of the gradients is asked for; REDUCE after set_gradients, and
+ * only with a rule that reduces, where UPDATE needs it. */
 enum {
   ADAMAS_PHASE_NORM = 0,   /* sum of squares of the gradients; finish returns it (float64) */
+  ADAMAS_PHASE_REDUCE = 2, /* the sums of adamas.rule.reduction; finish changes the step's numbers by them, returns 0 */
   ADAMAS_PHASE_UPDATE = 1  /* parameters and slots change in place; finish returns 0, or 1 + k where the step of the
                               k-th active tensor was computed twice and gave two results (adamas_settings.verify) */
 };
 
 /* adamas.rule.Rule, Hyper and Scalars, in the same order */
 typedef struct {
-  int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity, adopt;
+  int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity, adopt, clip_update;
 } adamas_rule;
 typedef struct {
   double lr, beta1, beta2, eps, eps_root, weight_decay, momentum_decay, warmup_steps, r, weight_lr_power;
 } adamas_hyper;
 typedef struct {
   double grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull,
-         adaptive, limit;
+         adaptive, limit, unit;
 } adamas_scalars;
 /* What a plan is made for. */
 typedef struct {
@@ -81,7 +84,7 @@ typedef struct {
   uint64_t seed;    /* of stochastic rounding, with the tensors' keys */
 } adamas_settings;
 /* One tensor's buffers for one step: `size` elements each, and scales of int8 slots, one for each 64 elements or part of
- * it (else NULL). g is read, everything else written (NORM reads only g). */
+ * it (else NULL). g is read, everything else written (NORM reads only g; REDUCE writes nothing). */
 typedef struct {
   void* p;
   const void* g;
@@ -98,6 +101,8 @@ ADAMAS_API const char* adamas_build_info(void);               /* compiler and fl
 ADAMAS_API int32_t adamas_rule_slots(const adamas_rule* rule);
 /* How many numbers the rule carries beside each tensor: 0 to ADAMAS_MAX_CARRIES. */
 ADAMAS_API int32_t adamas_rule_carries(const adamas_rule* rule);
+/* How many sums over a tensor the rule needs before it steps it, 0 to ADAMAS_MAX_SUMS: above 0, run the phase REDUCE. */
+ADAMAS_API int32_t adamas_rule_reduces(const adamas_rule* rule);
 /* adamas.scalars.carry_on, to the bit: those numbers after step t, from those before it. */
 ADAMAS_API void adamas_rule_carry_on(const adamas_rule* rule, const adamas_hyper* hyper, int64_t t,
                                      const double* before, double* after);
@@ -122,8 +127,8 @@ ADAMAS_API void adamas_plan_destroy(adamas_plan* plan);
 ADAMAS_API int64_t adamas_begin(adamas_plan* plan, int64_t n_active, const int64_t* active,
                                 const adamas_buffers* buffers, const int64_t* t, const adamas_hyper* table,
                                 const int32_t* rows, const double* carry);
-/* What the update phase does to the gradients first: multiply by grad_scale (1/loss_scale; default 1), then clip by
- * `bound` (default: not at all). Call it between begin and run(UPDATE); with a clip by norm, after finish(NORM).
+/* What the phases REDUCE and UPDATE do to the gradients first: multiply by grad_scale (1/loss_scale; default 1), then clip by
+ * `bound` (default: not at all). Call it after begin and before them; with a clip by norm, after finish(NORM).
  * others: the sum of squares, before grad_scale, of gradients that another call steps and a global norm counts too;
  * where the phase NORM did not run, of all.
  * Returns the global norm of the scaled gradients: 0 where the phase NORM did not run and others is 0. */

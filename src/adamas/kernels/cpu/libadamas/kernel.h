@@ -16,7 +16,7 @@ namespace adamas {
 // adamas.rule.Scalars, rounded once to the dtype that the rule computes in.
 template <class T>
 struct Numbers {
-  T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull, adaptive, limit;
+  T grad_scale, clip, coupled, c1, c2, r2, eps_root, alpha, eps, keep, gain, shrink, mean, pull, adaptive, limit, unit;
 };
 
 // One step of n elements, in place. slots: in the order of adamas.rule.Rule.slots. reach: how far from here the arrays go
@@ -40,12 +40,20 @@ using Count = void (*)(Tally& tally, const T* g, const T* before, const T* p, co
 template <class T>
 using Average = void (*)(T* average, const T* p, T share, int64_t n);
 
+// Of n elements, of which the first belongs to lane 0, adds the squares of the arrays of adamas.rule.reduction.
+template <class T>
+using Reduce = void (*)(const Numbers<T>& s, const T* g, T* const* slots, int64_t n, int64_t reach, double (*lanes)[16]);
+
+// The lines of adamas.rule.reduction, likewise.
+enum Reduction { kRms, kReductions };
+
 // The lines of adamas.rule.update that differ by more than numbers.
 enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kAdamax, kAdopt, kFormulas };
 
 template <class T>
 struct Loops {
   Update<T> update[kFormulas][2][2];  // [formula][clipped by value][coupled decay]
+  Reduce<T> reduce[kReductions][2];   // [reduction][clipped by value]
   Squares<T> squares;
   Count<T> count;
   Average<T> average;

@@ -6,6 +6,7 @@
 #include "codes.h"
 #include "fused.h"
 #include "kernel.h"
+#include "reductions.h"
 #include "rule_loops.h"
 #include "sums.h"
 
@@ -18,6 +19,7 @@ constexpr Loops<T> all() {
   {{update<T, F, false, false>, update<T, F, false, true>}, {update<T, F, true, false>, update<T, F, true, true>}}
   return {{ADAMAS_VARIANTS(kAdam), ADAMAS_VARIANTS(kAmsgrad), ADAMAS_VARIANTS(kNesterov), ADAMAS_VARIANTS(kScheduleFree),
            ADAMAS_VARIANTS(kRectified), ADAMAS_VARIANTS(kAdamax), ADAMAS_VARIANTS(kAdopt)},
+          {{reduce<T, kRms, false>, reduce<T, kRms, true>}},
           squares<T>,
           count<T>,
           average<T>};

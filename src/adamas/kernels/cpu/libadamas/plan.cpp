@@ -45,6 +45,8 @@ struct adamas_plan {
   double total = 0.0;
   bool summed = false;              // the phase NORM has run
   bool counting = false;            // statistics
+  int32_t reduces = 0;              // sums of the rule,
+  std::vector<double> sums;         // per block
   double average_share = 0.0;
   std::vector<double> tallies;      // ADAMAS_STATISTICS per block,
   std::vector<double> statistics;   // and per active tensor
@@ -53,7 +55,11 @@ struct adamas_plan {
   template <class T>
   void norm(int64_t begin, int64_t end);
   template <class T>
+  void reduce(int64_t begin, int64_t end);
+  template <class T>
   void update(int64_t begin, int64_t end);
+  // Of the k-th active tensor: its position among all.
+  int64_t tensor(int64_t k) const { return chunks == &all ? k : active[k]; }
 
  private:
   template <class T>
@@ -99,9 +105,14 @@ Job<T> adamas_plan::job(int64_t k) const {
   const adamas_scalars& s = numbers[k];
   Job<T> job;
   job.kernel = kernel;
-  job.storage = &storage[chunks == &all ? k : active[k]];
+  job.storage = &storage[tensor(k)];
   job.buffers = buffers[k];
   job.rule = rule_loop(loops<T>(*kernel), settings.rule, clipped, s.coupled != 0.0);
+  if (reduces) {
+    const Reduction what = reduction(settings.rule);
+    job.reduce = loops<T>(*kernel).reduce[what][clipped];
+    for (int32_t i = 0; i < job.storage->slots; ++i) job.reads_slot[i] = reads_slot(what, i);
+  }
   job.fused = fused_loop(*kernel, settings.rule, *job.storage, clipped, s.coupled != 0.0);
   job.numbers = rounded<T>(s, scales[k], bound);
   job.key = keys[k];
@@ -110,6 +121,14 @@ Job<T> adamas_plan::job(int64_t k) const {
   job.root = root_slot(settings.rule);
   job.squares = !summed;
   return job;
+}
+
+template <class T>
+void adamas_plan::reduce(int64_t begin, int64_t end) {
+  for (int64_t i = chunks->starts[begin]; i < chunks->starts[end]; ++i) {
+    const Segment& segment = chunks->segments[i];
+    staged_sums(job<T>(segment.active), reduces, segment.begin, segment.end, &sums[reduces * segment.block]);
+  }
 }
 
 // Elements [begin, end) of a segment.
@@ -219,6 +238,7 @@ adamas_plan* adamas_plan_create(const adamas_settings* settings, int64_t n, cons
     auto plan = std::make_unique<adamas_plan>();
     plan->settings = *settings;
     plan->gradients = storage.g;
+    plan->reduces = adamas_rule_reduces(&settings->rule);
     for (int64_t i = 0; i < n; ++i) {
       if (const char* why = choose_forms(*settings, formats ? formats + i * storage.slots : nullptr, &storage))
         return refuse(why);
@@ -242,6 +262,7 @@ adamas_plan* adamas_plan_create(const adamas_settings* settings, int64_t n, cons
     plan->some.starts.reserve(plan->all.segments.size() + 1);
     plan->some.blocks.reserve(n + 1);
     plan->partials.reserve(plan->all.blocks.back());
+    plan->sums.resize(plan->reduces * plan->all.blocks.back());
     plan->tallies.resize(ADAMAS_STATISTICS * plan->all.blocks.back());
     return plan.release();
   } catch (const std::bad_alloc&) {
@@ -321,6 +342,8 @@ void adamas_run(adamas_plan* plan, int32_t phase, int64_t begin, int64_t end) {
   const bool single = plan->settings.dtype != ADAMAS_FLOAT64;
   if (phase == ADAMAS_PHASE_UPDATE) {
     single ? plan->update<float>(begin, end) : plan->update<double>(begin, end);
+  } else if (phase == ADAMAS_PHASE_REDUCE) {
+    single ? plan->reduce<float>(begin, end) : plan->reduce<double>(begin, end);
   } else if (phase == ADAMAS_PHASE_NORM) {
     single ? plan->norm<float>(begin, end) : plan->norm<double>(begin, end);
   }
@@ -346,6 +369,16 @@ double adamas_finish(adamas_plan* plan, int32_t phase) {
       if (plan->summed) sums[0] = plan->tensors[k];
     }
     return static_cast<double>(plan->differing.load());
+  }
+  if (phase == ADAMAS_PHASE_REDUCE) {
+    for (size_t k = 0; k + 1 < blocks.size(); ++k) {
+      double sums[ADAMAS_MAX_SUMS] = {};
+      for (int64_t b = blocks[k]; b < blocks[k + 1]; ++b)
+        for (int32_t i = 0; i < plan->reduces; ++i) sums[i] += plan->sums[plan->reduces * b + i];
+      const double n = static_cast<double>(plan->sizes[plan->tensor(static_cast<int64_t>(k))]);
+      plan->numbers[k] = rescaled(plan->settings.rule, plan->numbers[k], n, sums);
+    }
+    return 0.0;
   }
   plan->total = 0.0;
   for (size_t k = 0; k + 1 < blocks.size(); ++k) {

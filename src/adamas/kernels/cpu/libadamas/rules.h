@@ -29,6 +29,12 @@ inline int32_t root_slot(const adamas_rule& rule) {
   return f == kAmsgrad ? 2 : f == kScheduleFree ? 0 : 1;
 }
 
+// What the phase REDUCE adds up; of a rule that reduces.
+inline Reduction reduction(const adamas_rule&) { return kRms; }
+
+// Whether that reads slot s.
+inline bool reads_slot(Reduction, int32_t s) { return s == 1; }
+
 template <class T>
 Update<T> rule_loop(const Loops<T>& loops, const adamas_rule& rule, bool clipped, bool coupled) {
   return loops.update[formula(rule)][clipped][coupled];

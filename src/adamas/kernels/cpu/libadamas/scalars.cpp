@@ -71,6 +71,7 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
   s.keep = rule.decay == ADAMAS_DECAY_DECOUPLED ? 1.0 - h.lr * h.weight_decay : 1.0;
   s.gain = s.shrink = s.mean = s.pull = s.limit = 0.0;
   s.adaptive = 1.0;
+  s.unit = 0.0;
   if (rule.nesterov != ADAMAS_NESTEROV_OFF) {
     const bool scheduled = rule.nesterov == ADAMAS_NESTEROV_SCHEDULED;
     const double mu = scheduled ? momentum(h, step) : h.beta1;
@@ -85,6 +86,10 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
     s.shrink = lr * h.weight_decay;
     s.mean = weight(h, step, carry[1]) / (carry[0] > 0.0 ? carry[0] : 1.0);
     s.pull = 1.0 - h.beta1 * (1.0 - s.mean);
+  }
+  if (rule.clip_update) {
+    s.unit = root2;
+    s.shrink = h.lr * h.weight_decay;
   }
   if (rule.infinity) {
     s.alpha = h.lr / bc1;
@@ -109,6 +114,15 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
       s.adaptive = 0.0;
     }
   }
+  return s;
+}
+
+adamas_scalars rescaled(const adamas_rule&, const adamas_scalars& before, double n, const double* sums) {
+  adamas_scalars s = before;
+  const double rms = s.unit * std::sqrt(sums[0] / (n > 0.0 ? n : 1.0));
+  const double factor = 1.0 / (rms <= 1.0 ? 1.0 : rms);
+  s.alpha = s.alpha * factor;
+  s.keep = 1.0 - s.shrink * factor;
   return s;
 }
 

@@ -23,6 +23,9 @@ inline double eps_bound(const adamas_rule& rule, const adamas_scalars& s) {
 adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t, double grad_scale, double clip,
                        const double* carry);
 
+// adamas.scalars.rescaled
+adamas_scalars rescaled(const adamas_rule& rule, const adamas_scalars& before, double n, const double* sums);
+
 // adamas.rule.clip_factor
 double clip_factor(int32_t clip, double norm, double bound);
 
@@ -30,7 +33,7 @@ template <class T>
 Numbers<T> rounded(const adamas_scalars& s, double grad_scale, double clip) {
   return {T(s.grad_scale * grad_scale), T(clip),    T(s.coupled), T(s.c1),  T(s.c2), T(s.r2),
           T(s.eps_root),                T(s.alpha), T(s.eps),     T(s.keep), T(s.gain), T(s.shrink),
-          T(s.mean),                    T(s.pull),  T(s.adaptive), T(s.limit)};
+          T(s.mean),                    T(s.pull),  T(s.adaptive), T(s.limit), T(s.unit)};
 }
 
 }  // namespace adamas

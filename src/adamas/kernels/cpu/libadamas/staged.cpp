@@ -26,6 +26,15 @@ class Stage {
     parameter_word_ = word(kParameter, block);
   }
 
+  // What the rule adds up over n elements, which lie at `b`, where there are `reach` in all.
+  void sum(const adamas_buffers& b, int64_t n, int64_t reach, double (*lanes)[16]) {
+    const T* const g = opened(storage_.g, const_cast<void*>(b.g), nullptr, g_, n, reach);
+    T* slots[ADAMAS_MAX_SLOTS] = {};
+    for (int32_t s = 0; s < storage_.slots; ++s)
+      if (job_.reads_slot[s]) slots[s] = opened(storage_.slot[s], b.slots[s], b.scales[s], slots_[s], n, reach);
+    job_.reduce(job_.numbers, g, slots, n, reach, lanes);
+  }
+
   // Elements first ... first + n - 1 of the tensor, which lie at `b`, where there are `reach` in all.
   void piece(const adamas_buffers& b, int64_t first, int64_t n, int64_t reach, Tally* tally) {
     const int32_t correction = storage_.correction;
@@ -128,15 +137,17 @@ class Copies {
   alignas(64) T copies_[2 * ADAMAS_MAX_SLOTS + 1][kApart];
 };
 
-// lanes combined by halving, as `squares` does.
+// Lanes combined by halving, as `squares` does.
+double fold(const double (&lanes)[16]) {
+  double lane[16];
+  std::copy_n(lanes, 16, lane);
+  for (int width = 8; width > 0; width /= 2)
+    for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
+  return lane[0];
+}
+
 void fold(const Tally& tally, double* statistics) {
-  for (int i = 0; i < 3; ++i) {
-    double lane[16];
-    std::copy_n(tally.lanes[i], 16, lane);
-    for (int width = 8; width > 0; width /= 2)
-      for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
-    statistics[i] = lane[0];
-  }
+  for (int i = 0; i < 3; ++i) statistics[i] = fold(tally.lanes[i]);
   statistics[3] = static_cast<double>(tally.below);
 }
 
@@ -170,6 +181,19 @@ void staged(const Job<T>& job, int64_t begin, int64_t end, double* statistics) {
 }
 
 template <class T>
+void staged_sums(const Job<T>& job, int32_t reduces, int64_t begin, int64_t end, double* sums) {
+  Stage<T> stage(job);
+  const Storage& storage = *job.storage;
+  for (int64_t block = begin; block < end; block += ADAMAS_BLOCK) {
+    const int64_t last = std::min<int64_t>(block + ADAMAS_BLOCK, end);
+    double lanes[ADAMAS_MAX_SUMS][16] = {};
+    for (int64_t first = block; first < last; first += kPiece)
+      stage.sum(advanced(storage, job.buffers, first), std::min(kPiece, last - first), end - first, lanes);
+    for (int32_t i = 0; i < reduces; ++i) *sums++ = fold(lanes[i]);
+  }
+}
+
+template <class T>
 bool staged_twice(const Job<T>& job, int64_t begin, int64_t end, double* statistics) {
   Stage<T> stage(job);
   Copies<T> copies;
@@ -186,6 +210,8 @@ bool staged_twice(const Job<T>& job, int64_t begin, int64_t end, double* statist
 
 template void staged<float>(const Job<float>&, int64_t, int64_t, double*);
 template void staged<double>(const Job<double>&, int64_t, int64_t, double*);
+template void staged_sums<float>(const Job<float>&, int32_t, int64_t, int64_t, double*);
+template void staged_sums<double>(const Job<double>&, int32_t, int64_t, int64_t, double*);
 template bool staged_twice<float>(const Job<float>&, int64_t, int64_t, double*);
 template bool staged_twice<double>(const Job<double>&, int64_t, int64_t, double*);
 

@@ -17,6 +17,8 @@ struct Job {
   const Storage* storage;
   adamas_buffers buffers;  // of the whole tensor
   Update<T> rule;
+  Reduce<T> reduce;        // of a rule that reduces,
+  bool reads_slot[ADAMAS_MAX_SLOTS];  // and what it reads
   Fused fused;             // the same with its decoding, or NULL
   Numbers<T> numbers;
   uint64_t key;            // of seed, name and step
@@ -31,7 +33,11 @@ struct Job {
 template <class T>
 void staged(const Job<T>& job, int64_t begin, int64_t end, double* statistics);
 
-// The same, with each piece computed twice from the same inputs. False where two results differ.
+// The phase REDUCE of the same elements: adds up to sums[0 .. reduces) for each block from begin's on.
+template <class T>
+void staged_sums(const Job<T>& job, int32_t reduces, int64_t begin, int64_t end, double* sums);
+
+// `staged`, with each piece computed twice from the same inputs. False where two results differ.
 template <class T>
 bool staged_twice(const Job<T>& job, int64_t begin, int64_t end, double* statistics);
 

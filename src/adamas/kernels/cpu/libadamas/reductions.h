@@ -1,0 +1,33 @@
+// The loops of adamas.rule.reduction: what is added up over a tensor before it is stepped. Included by kernel_loops.h.
+// Only + - * / sqrt, comparisons and selections, in the order of rule.py; nothing is written.
+#pragma once
+
+#include "kernel.h"
+#include "memory.h"
+#include "numeric.h"
+#include "rule_loops.h"
+#include "sums.h"
+
+namespace adamas {
+namespace {
+
+template <class T, Reduction kReduction, bool kClipped>
+void reduce(const Numbers<T>& s, const T* __restrict g, T* const* slots, int64_t n, int64_t reach, double (*lanes)[16]) {
+  const Numbers<T> c = s;
+  const T* __restrict const v = slots[1];
+  T x[kStrip];  // values and their squares are two loops, which the compiler vectorises one by one
+  for (int64_t i = 0; i < n; i += kStrip) {
+    const int64_t strip = least(kStrip, n - i);
+    ask(g, i, reach);
+    ask(v, i, reach);
+    for (int64_t j = 0; j < strip; ++j) {
+      const T gi = gradient<T, kClipped, false>(c, g[i + j], T(0));
+      const T vi = flush(v[i + j] + c.c2 * (gi * gi - v[i + j]));
+      x[j] = gi / largest(std::sqrt(vi), c.eps);
+    }
+    add_squares(lanes[0], [&x](int64_t j) { return x[j]; }, strip);
+  }
+}
+
+}  // namespace
+}  // namespace adamas
