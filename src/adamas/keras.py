@@ -29,8 +29,21 @@ if keras.backend.backend() != "tensorflow":
 
 from adamas.tensorflow import ADOPT, Adam, Adamax, AdamW, Nadam, RAdam, ScheduleFreeAdamW
 from adamas.tensorflow.files import for_keras
+from adamas.tensorflow.peers import from_keras, to_keras
 
-__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "ScheduleFreeAdamW", "load_model", "save_model"]
+__all__ = [
+    "ADOPT",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Nadam",
+    "RAdam",
+    "ScheduleFreeAdamW",
+    "from_keras",
+    "load_model",
+    "save_model",
+    "to_keras",
+]
 
 _CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Nadam": Nadam}
 

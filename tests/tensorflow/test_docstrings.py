@@ -12,7 +12,10 @@ import pytest
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 @pytest.mark.parametrize(
     "name",
-    ["adamas.keras", *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "nadam", "radam"))],
+    [
+        "adamas.keras",
+        *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "nadam", "peers", "radam")),
+    ],
 )
 def test_examples(name: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(name))

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from adamas.errors import ArgumentError, StateError
-from adamas.formats import SCALED, Blocks
+from adamas.formats import SCALED, Blocks, moment
+from adamas.kernels.reference import ieee
 from adamas.rule import Hyper, Rule
-from adamas.storage import check_seed
+from adamas.storage import check_seed, name_of
 
 OPTIONAL = ("average", "correction")  # slots that no rule declares
 Names = Mapping[str, str] | Callable[[str], str]
@@ -78,6 +79,23 @@ class State:
             for name, slots in self.slots.items()
         }
 
+    def numbers(self, name: str, slot: str) -> np.ndarray:
+        """A slot of a parameter as an array of float32 or float64: what the next step would compute with.
+
+        Example:
+            >>> import numpy as np
+            >>> from adamas.numpy import Adam
+            >>> optimizer = Adam({"w": np.zeros(5000, np.float32)}, moments="int8")
+            >>> _ = optimizer.step({"w": np.ones(5000, np.float32)})
+            >>> optimizer.portable_state().numbers("w", "v").dtype
+            dtype('float32')
+        """
+        stored, kinds = self.slots[name][slot], {own.name: own.kind for own in self.rule.slots}
+        if slot not in kinds:
+            return np.array(stored)
+        with ieee():
+            return np.array(moment(name_of(stored), kinds[slot]).decode(stored))
+
     def renamed(self, names: Names) -> State:
         """The same state for an optimizer that calls its parameters otherwise; the arrays are shared, not copied.
 
@@ -136,6 +154,21 @@ class State:
             raise ArgumentError(f"{wrong} cannot be left out of a state; {list(OPTIONAL)} can")
         kept = {n: {key: slot for key, slot in own.items() if key not in slots} for n, own in self.slots.items()}
         return replace(self, slots=kept)
+
+    def in_step(self) -> tuple[int, tuple[float, ...]]:
+        """The step and the carries of all parameters, for an optimizer that counts them once for all.
+
+        Raises:
+            StateError: they differ; names two parameters.
+        """
+        found = {(self.steps[name], tuple(map(float, self.carries[name]))): name for name in self.slots}
+        if len(found) > 1:
+            (one, first), (other, second), *_ = found.items()
+            raise StateError(
+                f"the state has {first!r} at step {one[0]} with the carries {one[1]} and {second!r} at step {other[0]} "
+                f"with {other[1]}, and this optimizer counts once for all; nothing was loaded"
+            )
+        return next(iter(found), (0, tuple(carry.initial for carry in self.rule.carries)))
 
     def differences(self, rule: Rule, shapes: Mapping[str, Sequence[int]], dtypes: Mapping[str, str]) -> list[str]:
         """Why this state does not fit an optimizer of these parameters: one line per difference, none if it fits.
