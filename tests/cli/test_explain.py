@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adamas.cli import main
@@ -407,6 +408,40 @@ def test_loops_of_ones_own_and_what_is_left_to_keras(tmp_path: Path) -> None:
     assert left["keras.optimizers.SGD"] == "not Adam"
     assert "MirroredStrategy is active" in left["keras.optimizers.AdamW"]
     assert "is bfloat16" in left["keras.optimizers.Adam"]
+
+
+KERAS_FAMILY = """
+import keras, numpy as np, tensorflow as tf
+x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+for name in ("Adamax", "Nadam"):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)])
+    model.compile(optimizer=name.lower(), loss="mse")
+    model.fit(x, x.sum(axis=1), batch_size=16, epochs=2, verbose=0, shuffle=False)
+    v = tf.Variable([1.0, 2.0])
+    optimizer = getattr(tf.keras.optimizers, name)(0.1, weight_decay=0.1)
+    for _ in range(5):
+        optimizer.apply_gradients([(2 * v, v)])
+    print(isinstance(model.optimizer, getattr(keras.optimizers, name)), v.numpy().round(4))
+    np.save(name, np.concatenate([w.ravel() for w in model.get_weights()]))
+    model.save(name + ".keras")
+    again = keras.models.load_model(name + ".keras").optimizer
+    print(int(again.iterations), all(np.array(w).any() for w in again.variables))
+"""
+
+
+def test_the_rest_of_kerass_family(tmp_path: Path) -> None:
+    script = write(tmp_path, KERAS_FAMILY)
+    plain = run(script)
+    right = {name: np.load(tmp_path / f"{name}.npy") for name in ("Adamax", "Nadam")}
+    shown, report = explained(script)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == plain.stdout != ""
+    for name, weights in right.items():
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), weights, rtol=1e-4, atol=1e-6)
+    names = {replaced.partition(" (")[0] for replaced in report["replaced"]}
+    assert names == {f"keras.optimizers.{name} by adamas.keras.{name}" for name in right}
+    assert report["left"] == {}
 
 
 FITS = """

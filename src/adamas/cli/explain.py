@@ -24,7 +24,7 @@ from adamas.cli.options import Number
 def command(seconds: float, json_file: str | None, script: str, arguments: tuple[str, ...]) -> int:
     """Run SCRIPT, unedited, with ARGUMENTS, and report where its time goes.
 
-    Where that gives the same results, adamas.keras steps in the place of keras.optimizers.Adam and AdamW, and
+    Where that gives the same results, adamas.keras steps in the place of keras.optimizers.Adam and its family, and
     adamas.torch in the place of torch.optim's. Afterwards the script's steps and loops are measured with and without,
     and model.fit against adamas.train.fit. The report goes to standard error; the exit status is the script's.
 

@@ -29,7 +29,7 @@ def explain(
 ) -> int:
     """Run a training script with Adamas' optimizers in the place of Keras' and torch's, and report on standard error.
 
-    From this call on, in this process only: `keras.optimizers.Adam` and `AdamW` (also by name in `compile`) make
+    From this call on, in this process only: `keras.optimizers.Adam` and its family (also by name in `compile`) make
     `adamas.keras`' where those do the same, and `torch.optim.Adam` and its family step with `adamas.torch`'s kernel.
     The script sees `sys.argv`, `__name__`, `__file__` and `sys.path[0]` as under `python script.py`. After it, its
     steps and loops are taken once more, with and without Adamas, by turns. Use it in a process of its own.

@@ -1,4 +1,4 @@
-"""`keras.optimizers.Adam` and `AdamW`: what they make is Adamas' optimizer, which says that it is theirs.
+"""`keras.optimizers.Adam` and its family: what they make is Adamas' optimizer, which says that it is theirs.
 
 `Adam(...)`, also under `tf.keras` and from "adam" in `compile`, gives a `StandIn`. Its `__class__` is Keras' class, so
 `isinstance` holds, and Keras writes its own class into a saved model, which loads where Adamas is not installed.
@@ -21,15 +21,18 @@ from adamas.errors import AdamasError, UnsupportedError
 from adamas.explain.record import Fits, Functions, Record, Used, name_of
 from adamas.kernels.tensorflow import op
 from adamas.kernels.tensorflow.engines import in_xla
+from adamas.tensorflow.optimizer import Optimizer
 
-_OURS: dict[type, type[adamas.tensorflow.Adam]] = {
+_OURS: dict[type, type[Optimizer]] = {
     keras.optimizers.Adam: adamas.tensorflow.Adam,
     keras.optimizers.AdamW: adamas.tensorflow.AdamW,
+    keras.optimizers.Adamax: adamas.tensorflow.Adamax,
+    keras.optimizers.Nadam: adamas.tensorflow.Nadam,
 }
 
 
 def install(record: Record) -> None:
-    """From now on Keras' `Adam` and `AdamW` make Adamas' where that is the same, and `fit` is timed."""
+    """From now on Keras' `Adam` and its family make Adamas' where that is the same, and `fit` is timed."""
     for stock, ours in _OURS.items():
         stock.__new__ = _new(stock, ours, record)  # type: ignore[method-assign]
     _watch_others(record)
@@ -37,7 +40,7 @@ def install(record: Record) -> None:
     _watch_functions(record)
 
 
-def _new(stock: type, ours: type[adamas.tensorflow.Adam], record: Record) -> Any:
+def _new(stock: type, ours: type[Optimizer], record: Record) -> Any:
     made: Any = stock.__new__
     stand_in = _stand_in(stock, ours, record)
 
@@ -126,7 +129,7 @@ def _watch_others(record: Record) -> None:
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         began(self, *args, **kwargs)
         kind = type(self)
-        if not record.recording or kind in wrappers or issubclass(kind, adamas.tensorflow.Adam):
+        if not record.recording or kind in wrappers or issubclass(kind, Optimizer):
             return
         for base in _OURS:
             if issubclass(kind, base):
