@@ -16,6 +16,9 @@ OPTIMIZERS = {
     "AdamW": "AdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019)",
     "AMSGrad": "the AMSGrad variant of Adam (Kingma & Ba, 2015; Reddi et al., 2018)",
     "NAdam": "NAdam (Kingma & Ba, 2015; Dozat, 2016)",
+    "RAdam": "RAdam (Kingma & Ba, 2015; Liu et al., 2020)",
+    "Adamax": "Adamax (Kingma & Ba, 2015)",
+    "ADOPT": "ADOPT (Taniguchi et al., 2024)",
     "ScheduleFreeAdamW": "schedule-free AdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019; Defazio et al., 2024)",
 }
 MOMENTS = {
@@ -36,6 +39,11 @@ REFERENCES = {
     "Loshchilov & Hutter, 2019": "I. Loshchilov, F. Hutter. Decoupled Weight Decay Regularization. ICLR 2019.",
     "Reddi et al., 2018": "S. J. Reddi, S. Kale, S. Kumar. On the Convergence of Adam and Beyond. ICLR 2018.",
     "Dozat, 2016": "T. Dozat. Incorporating Nesterov Momentum into Adam. ICLR 2016 Workshop.",
+    "Liu et al., 2020": "L. Liu, H. Jiang, P. He, W. Chen, X. Liu, J. Gao, J. Han. "
+    "On the Variance of the Adaptive Learning Rate and Beyond. ICLR 2020.",
+    "Taniguchi et al., 2024": "S. Taniguchi, K. Harada, G. Minegishi, Y. Oshima, S. C. Jeong, G. Nagahara, T. Iiyama, "
+    "M. Suzuki, Y. Iwasawa, Y. Matsuo. ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate. "
+    "NeurIPS 2024.",
     "Defazio et al., 2024": "A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky. "
     "The Road Less Scheduled. NeurIPS 2024.",
 }
@@ -45,7 +53,7 @@ def methods(optimizer: str = "Adam", moments: str = "float32", weights: str = "f
     """The paragraph of a methods section that says how a model was optimized, its references, and BibTeX for Adamas.
 
     Args:
-        optimizer: "Adam", "AdamW", "AMSGrad", "NAdam" or "ScheduleFreeAdamW".
+        optimizer: "Adam", "AdamW", "AMSGrad", "NAdam", "RAdam", "Adamax", "ADOPT" or "ScheduleFreeAdamW".
         moments: the format of the moments: "float32", "bfloat16" or "int8".
         weights: what weights are stored in and how they are rounded: "float32"; "bfloat16-" with nearest, stochastic or
             split; "float16-" with nearest or stochastic.

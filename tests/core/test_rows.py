@@ -26,6 +26,9 @@ RULES = [
     Rule("keras", amsgrad="raw"),
     Rule("paper", "coupled", "corrected", True),
     Rule("paper", "coupled", "raw"),
+    Rule("keras", rectify=True),
+    Rule(infinity=True),
+    Rule(adopt=True),
 ]
 # Rows of one element, of a part of a vector, of whole ones, of several dimensions; longer than a piece and a block.
 WIDTHS: list[tuple[int, ...]] = [(), (1,), (7,), (32,), (3, 5), (4099,)]
@@ -259,7 +262,7 @@ def test_only_the_weights_stay_behind() -> None:
 @pytest.mark.parametrize("rule", [Rule(nesterov="constant"), Rule(schedule_free=True), Rule(clip_update=True)], ids=str)
 def test_rules_of_whole_tensors_are_refused(rule: Rule) -> None:
     p, slots, seen = np.ones((3, 2)), [np.zeros((3, 2)) for _ in rule.slots], np.zeros(4, np.int32)
-    with pytest.raises(UnsupportedError, match="lazy rows are defined for Adam, AdamW and AMSGrad; give dense"):
+    with pytest.raises(UnsupportedError, match="have no lazy rows; give dense gradients"):
         rows.step(rule, HYPER, 1, p, slots, seen, np.array([1]), np.ones((1, 2)))
     assert (p == 1.0).all()
     assert not seen.any()

@@ -87,7 +87,9 @@ def step(
         UnsupportedError: NAdam, schedule-free AdamW, or a rule that `reduces`. Nothing has been written.
     """
     if rule.nesterov != "off" or rule.schedule_free or rule.reduces:
-        raise UnsupportedError("lazy rows are defined for Adam, AdamW and AMSGrad; give dense gradients to other rules")
+        raise UnsupportedError(
+            "NAdam, schedule-free AdamW and rules that look at a whole tensor have no lazy rows; give dense gradients"
+        )
     dtype = p.dtype.type
     by_value = clip is not None and clip.kind == "value"
     silent = _silence(seen)[rows]
