@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from operator import is_
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from adamas.errors import ArgumentError, FaultError, NonFiniteError
 from adamas.kernels import Plan
 from adamas.kernels.reference import ieee
-from adamas.rule import Clip
+from adamas.rule import Clip, is_number
 from adamas.storage import Storage, check_seed
 
 Gradients = list[np.ndarray | None]
@@ -42,7 +42,7 @@ class Part(NamedTuple):
     sums: np.ndarray
 
 
-def check_settings(seed: object, nonfinite: object, stats: object, verify: object) -> None:
+def check_settings(seed: object, nonfinite: object, stats: object, verify: object, ema: Any = None) -> None:
     """Nothing if these are settings that a step can be taken with; `adamas.numpy.Adam` documents them.
 
     Raises:
@@ -55,6 +55,24 @@ def check_settings(seed: object, nonfinite: object, stats: object, verify: objec
         raise ArgumentError(f"stats={stats!r}: give False or True")
     if not isinstance(verify, (int, np.integer)) or isinstance(verify, bool) or not 0 <= verify <= 2**20:
         raise ArgumentError(f"verify={verify!r}: give N to compute one block in N twice, at most 2^20, or 0")
+    if ema is not None and not (is_number(ema) and 0.0 <= ema < 1.0):
+        raise ArgumentError(f"ema={ema!r}: give a number in [0, 1), such as 0.999, or None for no average")
+
+
+def check_scaling(max_norm: Any, grad_scale: Any) -> tuple[Clip | None, float]:
+    """What is done to the gradients of a step first; `adamas.numpy.Adam.step` documents it.
+
+    Raises:
+        ArgumentError: one is outside what is allowed.
+    """
+    clip = None
+    if max_norm is not None:
+        if not (is_number(max_norm) and max_norm > 0.0):
+            raise ArgumentError(f"max_norm={max_norm!r}: give a number above 0, or None not to clip")
+        clip = Clip("torch", float(max_norm))
+    if not (is_number(grad_scale) and 0.0 < grad_scale < math.inf):
+        raise ArgumentError(f"grad_scale={grad_scale!r}: give a finite number above 0")
+    return clip, float(grad_scale)
 
 
 def when_not_finite(asked: Nonfinite | None, stored: Iterable[Storage]) -> Nonfinite:
@@ -179,7 +197,7 @@ def not_finite(
     return NonFiniteError("the squares of all gradients together overflow; nothing was changed")
 
 
-def has_none(grads: Gradients) -> bool:
+def has_none(grads: Sequence[Any]) -> bool:
     """Whether a gradient is missing."""
     return any(map(is_, grads, repeat(None)))  # `None in grads` would compare arrays
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from adamas.kernels import choose
 from adamas.kernels.reference import ieee
 from adamas.numpy.parameters import Arrays, Gradients, Parameters
 from adamas.parts import Nonfinite, Part
-from adamas.rule import Clip, Hyper, Rule, is_number
+from adamas.rule import Hyper, Rule
 from adamas.state import State
 from adamas.storage import Description, Moments, Storage
 from adamas.telemetry import COLUMNS, Statistics, of_step
@@ -64,9 +63,7 @@ class Optimizer:
         ema: float | None = None,
         verify: int = 0,
     ) -> None:
-        parts.check_settings(seed, nonfinite, stats, verify)
-        if ema is not None and not (is_number(ema) and 0.0 <= ema < 1.0):
-            raise ArgumentError(f"ema={ema!r}: give a number in [0, 1), such as 0.999, or None for no average")
+        parts.check_settings(seed, nonfinite, stats, verify, ema)
         self._rule, self._seed, self._skipped = rule, int(seed), 0
         self._stats, self._ema, self._verify = bool(stats), None if ema is None else float(ema), int(verify)
         self._parameters = Parameters(params)
@@ -158,13 +155,7 @@ class Optimizer:
         its moments and its step count as they were or as the step makes them, never between; where there is no native
         kernel (`kernel`), but for the one tensor in which it struck.
         """
-        clip = None
-        if max_norm is not None:
-            if not (is_number(max_norm) and max_norm > 0.0):
-                raise ArgumentError(f"max_norm={max_norm!r}: give a number above 0, or None not to clip")
-            clip = Clip("torch", float(max_norm))
-        if not (is_number(grad_scale) and 0.0 < grad_scale < math.inf):
-            raise ArgumentError(f"grad_scale={grad_scale!r}: give a finite number above 0")
+        clip, grad_scale = parts.check_scaling(max_norm, grad_scale)
         check = self._nonfinite != "propagate"
         with self._lock:
             ordered = self._parameters.in_order(grads)
@@ -174,20 +165,20 @@ class Optimizer:
                     ordered,
                     self._numbers.table,
                     clip=clip,
-                    grad_scale=float(grad_scale),
+                    grad_scale=grad_scale,
                     check=check,
                     average_decay=self._ema,
                     statistics=self._stats,
                 )
             except FaultError:  # the step has been taken
-                self._remember(ordered, float(grad_scale))
+                self._remember(ordered, grad_scale)
                 raise
             if check and norm is not None and not parts.can_square(self._parts, norm):
                 if self._nonfinite == "raise":
-                    raise parts.not_finite(self._parts, self._names, ordered, float(grad_scale))
+                    raise parts.not_finite(self._parts, self._names, ordered, grad_scale)
                 self._skipped += 1
             else:
-                self._remember(ordered, float(grad_scale))
+                self._remember(ordered, grad_scale)
             return norm
 
     def _remember(self, grads: list[np.ndarray | None], grad_scale: float) -> None:

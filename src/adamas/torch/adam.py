@@ -40,6 +40,9 @@ class Adam(Stepped, torch.optim.Adam):
             step, and counts in `skipped`; "raise" changes nothing and raises. Both read the gradients once
             more for that. None: "skip" where a moment is stored in int8, else "propagate".
         stats: collect what `stats()` tells of each step.
+        ema: keep an exponential moving average of each parameter, with this decay in [0, 1), in float32 (4 more bytes
+            a parameter; `average` in the state); the method `average` gives it. It starts at the parameter as it is
+            before its first step. None: none.
         verify: N: about one block in N, chosen at random, is computed twice and compared; 0: none.
 
     Raises:

@@ -41,10 +41,11 @@ class Settings:
     seed: int = 0
     nonfinite: Nonfinite | None = None
     stats: bool = False
+    ema: float | None = None
     verify: int = 0
 
     def __post_init__(self) -> None:
-        check_shared(self.seed, self.nonfinite, self.stats, self.verify)
+        check_shared(self.seed, self.nonfinite, self.stats, self.verify, self.ema)
         for name in ("seed", "verify"):
             object.__setattr__(self, name, int(getattr(self, name)))
 
@@ -149,12 +150,17 @@ def check_state(name: str, rule: Rule, state: dict[str, Any], p: Tensor) -> None
             )
 
 
-def check_correction(name: str, state: dict[str, Any], weights: str) -> None:
-    """Nothing if a state holds no lower bits of a weight that would be lost.
+def check_optional(name: str, state: dict[str, Any], weights: str, average: bool) -> None:
+    """Nothing if a state holds no lower bits of a weight, and no average, that would be lost.
 
     Raises:
         StateError: it does.
     """
+    if "average" in state and not average:
+        raise StateError(
+            f"the state of parameter {name} holds its average, and the optimizer keeps none; make it with ema=..., or "
+            "remove 'average' from optimizer.state[parameter] if it may be lost"
+        )
     if "correction" in state and weights != "split":
         raise StateError(
             f"the state of parameter {name} holds its correction, the lower bits of a split weight, and the optimizer "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adamas.errors import ArgumentError
 from adamas.formats import Weights
 from adamas.kernels import choose
 from adamas.parts import Nonfinite
@@ -21,7 +23,7 @@ class Stepped:
     """What they share, before torch's own class in the order of methods.
 
     Args:
-        moments, weights, seed, nonfinite, stats, verify: see `Adam`.
+        moments, weights, seed, nonfinite, stats, ema, verify: see `Adam`.
         args, kwargs: those of torch's own class.
     """
 
@@ -36,13 +38,23 @@ class Stepped:
         seed: int = 0,
         nonfinite: Nonfinite | None = None,
         stats: bool = False,
+        ema: float | None = None,
         verify: int = 0,
         **kwargs: Any,
     ) -> None:
-        self._settings = Settings(moments, weights, seed, nonfinite, stats, verify)
+        self._settings = Settings(moments, weights, seed, nonfinite, stats, ema, verify)
         super().__init__(*args, **kwargs)
-        # torch's fused optimizers unscale gradients inside the step, for torch.amp.GradScaler. Here the scaler does it.
-        self._step_supports_amp_scaling = False
+        # torch.amp.GradScaler then leaves the gradients as they are, and says what to do in grad_scale and found_inf.
+        self._step_supports_amp_scaling = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Shows the arguments of torch's class, of the installed version, before ours."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in vars(cls):
+            theirs = inspect.signature(super().__init__).parameters
+            ours = inspect.signature(Stepped.__init__).parameters
+            shown = [*theirs.values(), *(a for a in ours.values() if a.kind is a.KEYWORD_ONLY)]
+            cls.__signature__ = inspect.Signature(shown[1:])  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
@@ -100,27 +112,78 @@ class Stepped:
         Raises:
             UnsupportedError: it was saved with a setting that cannot be served. Nothing was loaded.
         """
-        for group in state_dict["param_groups"]:
-            check_settings(group)
         own = [{name: group[name] for name in ("moments", "weights") if name in group} for group in self.param_groups]
-        super().load_state_dict(state_dict)  # type: ignore[misc]
-        for group, settings in zip(self.param_groups, own, strict=True):
-            for name, value in settings.items():
-                group.setdefault(name, value)  # torch's own state has none of them
-        # torch has cast everything to the parameter's dtype: codes of int8, and float32 for a bfloat16 parameter.
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for key, p in zip(keys, params, strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                if isinstance(value, Tensor) and name != "step":
-                    self.state[p][name] = value.detach().to(p.device, copy=True)
+        loaded: dict[str, Any] = {}
+
+        def look(_: Any, state: dict[str, Any]) -> None:  # what the user's hooks before it have made of it
+            for group in state["param_groups"]:
+                check_settings(group)
+            loaded.update(state)
+
+        def keep(_: Any) -> None:
+            for group, settings in zip(self.param_groups, own, strict=True):
+                for name, value in settings.items():
+                    group.setdefault(name, value)  # torch's own state has none of them
+            # torch has cast everything to the parameter's dtype: codes of int8, and float32 for a bfloat16 parameter.
+            keys = [key for group in loaded["param_groups"] for key in group["params"]]
+            params = [p for group in self.param_groups for p in group["params"]]
+            for key, p in zip(keys, params, strict=True):
+                for name, value in loaded["state"].get(key, {}).items():
+                    if isinstance(value, Tensor) and name != "step":
+                        self.state[p][name] = value.detach().to(p.device, copy=True)
+
+        base: Any = super()
+        hooks = [
+            base.register_load_state_dict_pre_hook(look),
+            base.register_load_state_dict_post_hook(keep, prepend=True),
+        ]
+        try:
+            base.load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @property
+    def norm(self) -> float | None:
+        """The norm of all gradients in the last step, as they were before clipping and after unscaling.
+
+        None where the step looked at none: it neither clipped (`max_norm`) nor searched for what is not finite.
+        """
+        return self._steps_with().norm
+
+    def average(self, p: Tensor) -> Tensor:
+        """A copy of the average of a parameter's values after each of its steps, in float32 (float64 for float64).
+
+            average <- average + (1 - ema) (p - average)            starting at p
+
+        Raises:
+            ArgumentError: the optimizer keeps no averages, or the parameter is not one of its own.
+        """
+        if self._settings.ema is None:
+            raise ArgumentError("the optimizer keeps no averages; make it with ema=0.999 or so")
+        if not any(p is own for group in self.param_groups for own in group["params"]):
+            raise ArgumentError("the optimizer has no such parameter; give one of those that it was made with")
+        kept = self.state[p]["average"] if self.state.get(p) else p.detach()  # before its first step it is p
+        return kept.to(torch.promote_types(p.dtype, torch.float32), copy=True)
 
     @torch.compiler.disable
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        max_norm: float | None = None,
+        grad_scale: float = 1.0,
+    ) -> Any:
         """Update every parameter that has a gradient, in place.
 
         Args:
             closure: computes the loss again, and the gradients.
+            max_norm: clip the gradients' global norm n to this, above 0: where max_norm / (n + 1e-6) is below 1, every
+                gradient counts as multiplied by it. As `torch.nn.utils.clip_grad_norm_` before the step, but in its
+                one pass over the gradients, which stay as they are; `norm` then is n.
+            grad_scale: every gradient counts as multiplied by this first, a finite number above 0. A
+                `torch.amp.GradScaler` whose `step` calls this one says it by itself, and so that nothing is changed
+                where it has found a gradient that is not finite.
 
         Returns:
             The loss that the closure returned; None without one.
@@ -140,7 +203,14 @@ class Stepped:
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._steps_with().step(self)  # type: ignore[arg-type]
+        stepper, scale = self._steps_with(), getattr(self, "grad_scale", None)
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and float(found_inf) != 0.0:
+            stepper.skipped += 1
+            return loss
+        if scale is not None:
+            grad_scale /= float(scale)
+        stepper.step(self, max_norm=max_norm, grad_scale=grad_scale)  # type: ignore[arg-type]
         return loss
 
     def _steps_with(self) -> Stepper:

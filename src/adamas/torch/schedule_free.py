@@ -91,10 +91,10 @@ class ScheduleFreeAdamW(Stepped, torch.optim.Optimizer):
     add_param_group.__doc__ = Stepped.add_param_group.__doc__
 
     @torch.compiler.disable
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **how: Any) -> Any:
         if not all(group["train_mode"] for group in self.param_groups):
             raise StateError("the parameters hold the weights for evaluation; to take a step call train() first")
-        return super().step(closure)
+        return super().step(closure, **how)
 
     step.__doc__ = Stepped.step.__doc__
 

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
-from operator import is_
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adamas import formats, parts, storage
-from adamas.errors import ArgumentError, ArrayError, FaultError, StateError
-from adamas.formats import Blocks, Key, name_key
-from adamas.kernels import choose
-from adamas.kernels.reference import ieee
-from adamas.parts import Part
-from adamas.rule import Hyper, Rule
-from adamas.storage import Description, Storage
-from adamas.telemetry import COLUMNS, Statistics, of_step
-from adamas.torch.checks import Settings, check_correction, check_parameter, check_state, keys_of, names_of, read_group
-from adamas.torch.memory import as_array, entries, gradient, scales_key, stored
-
-Asked = tuple[Rule, str, str]  # of a group: its rule, moments and weights
-
-
-@dataclass
-class Prepared:
-    """Everything that stays as it is from one step to the next, until something was replaced."""
-
-    params: list[Tensor] = field(default_factory=list)
-    stepped: list[bool] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)  # of every parameter that has one, in torch's order
-    watched: list[Any] = field(default_factory=list)
-    tensors: list[Tensor] = field(default_factory=list)  # among the watched
-    pointers: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    steps: list[np.ndarray] = field(default_factory=list)  # of each part: shares memory with state[p]["step"]
-    nonfinite: str = "propagate"
+from adamas import parts, storage
+from adamas.errors import ArgumentError, ArrayError, FaultError
+from adamas.rule import Clip, Hyper
+from adamas.storage import Description
+from adamas.telemetry import Statistics, of_step
+from adamas.torch.checks import Settings, keys_of, names_of, read_group
+from adamas.torch.memory import as_array, gradient
+from adamas.torch.prepared import Asked, Prepared, prepare, stored_as
+from adamas.torch.watch import READS
 
 
 class Stepper:
@@ -58,30 +35,38 @@ class Stepper:
         self._settings, self._low = settings or Settings(), settings is not None
         self._prepared = Prepared()
         self._table: tuple[list[Hyper], np.ndarray] = ([], np.zeros((0, 0)))
-        self._took_part: list[bool] | None = None
+        self._last: tuple[list[bool], float] | None = None  # who took part in the last step; its grad_scale
         self.skipped = 0
+        self.norm: float | None = None
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, *, max_norm: float | None = None, grad_scale: float = 1.0) -> None:
         """One step of every parameter that has a gradient.
+
+        Args:
+            optimizer: of torch.
+            max_norm, grad_scale: see `Adam.step`.
 
         Raises:
             UnsupportedError, ArrayError, ArgumentError, StateError, NonFiniteError: see `Adam.step`. Nothing has been
                 changed.
         """
+        clip, grad_scale = parts.check_scaling(max_norm, grad_scale)
         groups = optimizer.param_groups
         read = [read_group(group, optimizer) for group in groups]
-        asked = [(rule, *self._stored(group)) for (rule, _), group in zip(read, groups, strict=True)]
-        params: list[Tensor] = [p for group in groups for p in group["params"]]
-        grads = [p.grad for p in params]
+        asked = [Asked(rule, *self._stored(group)) for (rule, _), group in zip(read, groups, strict=True)]
         table = self._tabulate([hyper for _, hyper in read])
-        if not self._still_fits(optimizer, asked, params, grads):
-            self._prepare(optimizer, asked, params, grads)
+        grads = self._prepared.gradients(optimizer, asked)
+        if grads is None:
+            self._prepared = prepare(optimizer, asked, self._settings, self._low)
+            grads = [p.grad for p in self._prepared.params]
+        self.norm = None
         if not self._prepared.parts:
             return
-        arrays = self._arrays(grads, groups)
-        stepped = [p for p, g in zip(params, grads, strict=True) if g is not None]
+        stepped = self._prepared.params
+        if parts.has_none(grads):
+            stepped = [p for p, g in zip(stepped, grads, strict=True) if g is not None]
         try:
-            taken = self._run_contiguous(arrays, table)
+            taken = self._run_anyhow(grads, groups, table, clip, grad_scale)
         except FaultError:
             torch.autograd.graph.increment_version(stepped)
             raise
@@ -96,28 +81,28 @@ class Stepper:
         """
         if not self._settings.stats:
             raise ArgumentError("the optimizer collects no statistics; make it with stats=True")
-        if self._took_part is None:
+        if self._last is None:
             raise ArgumentError("there is no step yet to have statistics of; call step first")
-        now = self._prepared
+        now, (took_part, grad_scale) = self._prepared, self._last
         taken = [
             (now.names[i], now.params[i].numel(), sums)
             for part in now.parts
             for i, sums in zip(part.members, part.sums.tolist(), strict=True)
-            if self._took_part[i]
+            if took_part[i]
         ]
         steps = max(int(part.taken.max()) for part in now.parts)
-        return of_step(steps, self.skipped, taken, 1.0)
+        return of_step(steps, self.skipped, taken, grad_scale)
 
     def describe(self, optimizer: torch.optim.Optimizer) -> Description:
         """How the state of each parameter is stored, once it has taken a step."""
-        groups = optimizer.param_groups
+        groups, average = optimizer.param_groups, self._settings.ema is not None
         found, names = [], iter(keys_of(groups))
         for k, group in enumerate(groups):
             rule, _ = read_group(group, optimizer)
             for p in group["params"]:
                 name, dtype = next(names), as_array(p.detach()).dtype
-                how = self._how(rule, group, name, p)
-                found.append(storage.described(rule, how, name, tuple(p.shape), dtype, f"group {k}"))
+                how = stored_as(rule, p, name, *self._stored(group))
+                found.append(storage.described(rule, how, name, tuple(p.shape), dtype, f"group {k}", average))
         return Description(found)
 
     def check_stored(self, group: dict[str, Any], names: Sequence[str], optimizer: object) -> None:
@@ -128,175 +113,77 @@ class Stepper:
         """
         rule, _ = read_group(group, optimizer)
         for name, p in zip(names, group["params"], strict=True):
-            self._how(rule, group, name, p)
+            stored_as(rule, p, name, *self._stored(group))
 
-    def _run_contiguous(self, arrays: parts.Gradients, table: np.ndarray) -> bool:
+    def _run_anyhow(
+        self,
+        grads: list[Tensor | None],
+        groups: Sequence[dict[str, Any]],
+        table: np.ndarray,
+        clip: Clip | None,
+        grad_scale: float,
+    ) -> bool:
+        """The step, with gradients as they are if they can be read so; nothing is written where they cannot."""
+        if READS and not self._prepared.negated(grads):
+            try:
+                return self._run(grads, table, clip, grad_scale)
+            except ArrayError:
+                pass  # one is not contiguous, or sparse, or not there at all: look closer
+        arrays = _arrays(grads, groups)
         try:
-            return self._run(arrays, table)
-        except ArrayError:  # nothing was written: a gradient is not contiguous, or shares memory with a parameter
-            return self._run([g if g is None else np.array(g, order="C") for g in arrays], table)
+            return self._run(arrays, table, clip, grad_scale)
+        except ArrayError:  # one is not contiguous, or shares memory with a parameter
+            return self._run([g if g is None else np.array(g, order="C") for g in arrays], table, clip, grad_scale)
 
-    def _run(self, arrays: parts.Gradients, table: np.ndarray) -> bool:
+    def _run(self, grads: list[Any], table: np.ndarray, clip: Clip | None, grad_scale: float) -> bool:
         """The step; False where it was skipped."""
         now = self._prepared
         check = now.nonfinite != "propagate"
         for part, steps in zip(now.parts, now.steps, strict=True):
             part.taken[:] = steps
         try:
-            norm = parts.step(now.parts, arrays, table, check=check, statistics=self._settings.stats)
+            norm = parts.step(
+                now.parts,
+                grads,
+                table,
+                clip=clip,
+                grad_scale=grad_scale,
+                check=check,
+                average_decay=self._settings.ema,
+                statistics=self._settings.stats,
+            )
         except FaultError:  # the step has been taken
-            self._took_part = [g is not None for g in arrays]
+            self._remember(grads, grad_scale)
             raise
         finally:  # Ctrl-C finds moments and steps that belong together
             for part, steps in zip(now.parts, now.steps, strict=True):
                 steps[:] = part.taken
-        if norm is not None and not parts.can_square(now.parts, norm):
+        self.norm = norm
+        if check and norm is not None and not parts.can_square(now.parts, norm):
             if now.nonfinite == "raise":
-                raise parts.not_finite(now.parts, now.names, arrays)
+                arrays = [g if g is None or isinstance(g, np.ndarray) else as_array(g.detach()) for g in grads]
+                raise parts.not_finite(now.parts, now.names, arrays, grad_scale)
             self.skipped += 1
             return False
-        if self._settings.stats:
-            self._took_part = [g is not None for g in arrays]
+        self._remember(grads, grad_scale)
         return True
+
+    def _remember(self, grads: list[Any], grad_scale: float) -> None:
+        if self._settings.stats:
+            self._last = [g is not None for g in grads], grad_scale
 
     def _stored(self, group: dict[str, Any]) -> tuple[str, str]:
         return group.get("moments", self._settings.moments), group.get("weights", self._settings.weights)
-
-    def _how(self, rule: Rule, group: dict[str, Any], name: str, p: Tensor) -> Storage:
-        try:
-            return storage.choose(rule, as_array(p.detach()).dtype, p.numel(), *self._stored(group))
-        except ArgumentError as error:
-            raise ArgumentError(f"parameter {name}: {error}") from None
 
     def _tabulate(self, hypers: list[Hyper]) -> np.ndarray:
         if hypers != self._table[0]:
             self._table = (hypers, np.array([astuple(hyper) for hyper in hypers], np.float64))
         return self._table[1]
 
-    def _still_fits(
-        self, optimizer: Any, asked: list[Asked], params: list[Tensor], grads: Sequence[Tensor | None]
-    ) -> bool:
-        """Whether all that was prepared is still so. It runs at each step: no Python code a tensor but lookups."""
-        now = self._prepared
-        if asked != now.asked or not _same(list(optimizer.state.values()), now.states):
-            return False
-        if not _same([*params, *_entries(now.states)], now.watched):
-            return False
-        if not all(now.stepped) and any(
-            g is not None for g, known in zip(grads, now.stepped, strict=True) if not known
-        ):
-            return False
-        return list(map(Tensor.data_ptr, now.tensors)) == now.pointers
 
-    def _prepare(
-        self, optimizer: Any, asked: list[Asked], params: list[Tensor], grads: Sequence[Tensor | None]
-    ) -> None:
-        """Make what is missing of the state, and a plan for each rule and dtype; everything is checked first."""
-        groups = optimizer.param_groups
-        names, keys = names_of(groups), keys_of(groups)
-        group_of = [k for k, group in enumerate(groups) for _ in group["params"]]
-        storage.check_weights(
-            (as_array(p.detach()).dtype, asked[of][2])
-            for of, p in zip(group_of, params, strict=True)
-            if asked[of][2] != "nearest"
-        )
-        alike: dict[tuple[Any, ...], list[int]] = {}
-        hows: dict[int, Storage] = {}
-        for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-            state, rule = optimizer.state.get(p, {}), asked[group_of[i]][0]
-            if state or g is not None:
-                check_parameter(names[i], p, self._low)
-                gradient(names[i], g)
-                if state:
-                    check_state(names[i], rule, state, p)
-                hows[i] = self._how(rule, groups[group_of[i]], names[i], p)
-                check_correction(names[i], state, hows[i].weights)
-                alike.setdefault((rule, p.dtype, hows[i].weights), []).append(i)
-
-        now = Prepared(params, [i in hows for i in range(len(params))], asked, names=keys)
-        new: list[tuple[int, dict[str, Any]]] = []
-        for (rule, _, weights), members in alike.items():
-            steps = torch.zeros(len(members), dtype=_step_dtype())
-            carry = torch.zeros((len(members), len(rule.carries)), dtype=torch.float64)
-            kept = []
-            for k, i in enumerate(members):
-                state = optimizer.state.get(params[i], {})
-                steps[k] = taken = float(state.get("step", 0.0))
-                if not (math.isfinite(taken) and taken >= 0):
-                    raise StateError(f"a step count of parameter {names[i]} is {taken}, not a number of at least 0")
-                carried = {c.name: float(state.get(c.name, c.initial)) for c in rule.carries}
-                carry[k] = torch.tensor(list(carried.values()), dtype=torch.float64)
-                key = Key(self._settings.seed, name_key(keys[i]), int(taken), 0, 0)
-                kept.append(_kept(rule, hows[i], params[i], state, key))
-                slots: dict[str, Tensor] = {}
-                for name, held in kept[-1].items():
-                    slots |= entries(rule, name, held)
-                carries = {c.name: carry[k, n] for n, c in enumerate(rule.carries)}
-                new.append((i, {"step": steps[k], **carries, **slots}))
-            counts = steps.numpy()
-            plan = choose().plan(
-                rule,
-                [keys[i] for i in members],
-                [as_array(params[i].detach()) for i in members],
-                [[held[slot] for held in kept] for slot in kept[0]],
-                self._settings.seed,
-                [hows[i].formats for i in members],
-                weights,
-                False,
-                self._settings.verify,
-            )
-            rows = None if len(groups) == 1 else np.array([group_of[i] for i in members], np.int32)
-            sums = np.zeros((len(members), COLUMNS))
-            now.parts.append(Part(plan, members, rows, counts.astype(np.int64), carry.numpy(), sums))
-            now.steps.append(counts)
-        if len(now.parts) > 1:
-            parts.check_ready(now.parts, [[None] * len(part.members) for part in now.parts])
-
-        for i, own in new:
-            state = optimizer.state[params[i]]
-            for slot in asked[group_of[i]][0].slots:
-                state.pop(scales_key(asked[group_of[i]][0], slot.name), None)
-            state.update(own)
-        now.nonfinite = parts.when_not_finite(self._settings.nonfinite, hows.values())
-        now.states = list(optimizer.state.values())
-        now.watched = [*params, *_entries(now.states)]
-        now.tensors = [value for value in now.watched if isinstance(value, Tensor)]
-        now.pointers = list(map(Tensor.data_ptr, now.tensors))
-        self._prepared = now
-
-    def _arrays(self, grads: list[Tensor | None], groups: Sequence[dict[str, Any]]) -> parts.Gradients:
-        """The gradients as NumPy arrays over the same memory."""
-        try:
-            return [g if g is None else as_array(g) for g in grads]
-        except (TypeError, RuntimeError):
-            return [gradient(name, g) for name, g in zip(names_of(groups), grads, strict=True)]
-
-
-def _kept(rule: Rule, how: Storage, p: Tensor, state: dict[str, Any], key: Key) -> dict[str, np.ndarray | Blocks]:
-    """What is kept beside a parameter: what its state holds, in the right format, or a fresh one."""
-    param = as_array(p.detach())
-    kept = storage.fresh(rule, how, param) if not state or "correction" not in state else {}
-    if not state:
-        return kept
-    computed = formats.compute_dtype(param.dtype)
-    with ieee():
-        for number, (slot, name) in enumerate(zip(rule.slots, how.formats, strict=True)):
-            held = stored(rule, state, slot.name)
-            same = storage.name_of(held) == name
-            fits = same and (isinstance(held, Blocks) or name != "float32" or held.dtype == computed)
-            kept[slot.name] = held if fits else storage.convert(held, slot, name, computed, key._replace(slot=number))
-    if how.weights == "split" and "correction" in state:
-        kept["correction"] = as_array(state["correction"].contiguous())
-    return kept
-
-
-def _entries(states: list[dict[str, Any]]) -> list[Any]:
-    return [value for state in states if type(state) is dict for value in state.values()]
-
-
-def _step_dtype() -> torch.dtype:
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-
-
-def _same(these: Sequence[Any], those: Sequence[Any]) -> bool:
-    return len(these) == len(those) and all(map(is_, these, those))
+def _arrays(grads: list[Tensor | None], groups: Sequence[dict[str, Any]]) -> parts.Gradients:
+    """The gradients as NumPy arrays over the same memory."""
+    try:
+        return [g if g is None else as_array(g) for g in grads]
+    except (TypeError, RuntimeError):
+        return [gradient(name, g) for name, g in zip(names_of(groups), grads, strict=True)]

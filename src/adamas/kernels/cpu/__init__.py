@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -169,6 +170,7 @@ class Plan:
         natives = [other._plan for other in others if other._plan is not None]
         status = self._plan.ready(grads if type(grads) is list else list(grads), natives)
         if status >= 0:
+            arrays.check_step(self._names, self._params, self._slots, grads, self._dtype)
             arrays.check_beside([(plan._names, plan._params, plan._slots) for plan in (self, *others)], grads)
         self._check(status, grads)
 
@@ -190,6 +192,18 @@ class Plan:
             raise FaultError(TWO_RESULTS.format(self._names[-3 - status]))
         arrays.check_step(self._names, self._params, self._slots, grads, self._dtype)
         raise KernelError(f"libadamas refused the arrays of {self._names[status]!r} without a reason; please report it")
+
+
+def reads(kind: type) -> bool:
+    """Whether a step takes gradients of this type as they are, beside NumPy's arrays: tensors that DLPack's C exchange
+    reads, such as those of torch from 2.10 on."""
+    return _shim is not None and bool(_shim.reads(kind))
+
+
+def watch(params: list[list[Any]], state: dict[Any, Any]) -> Any:
+    """What finds out at each step whether an optimizer's tensors are those of the last: `adamas.torch.watch`."""
+    _require()
+    return _shim.Watch(params, state)
 
 
 def set_threads(n: int | None) -> None:

@@ -1,7 +1,7 @@
 // The NumPy shim: hands arrays to libadamas. No arithmetic.
 //
 // It is called once a step with every array, so it reads array headers directly (NumPy's C API): the buffer protocol
-// costs 0.2 us an array, as much as the step itself for 500 tensors of 1000.
+// costs 0.2 us an array, as much as the step itself for 500 tensors of 1000. Gradients may be tensors as well (tensors.h).
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #include <numpy/arrayobject.h>
 //
@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "libadamas/adamas.h"
+#include "tensors.h"
 
 namespace nb = nanobind;
 
@@ -70,6 +71,8 @@ class Plan {
     masked_ = nb::module_::import_("numpy.ma").attr("MaskedArray");
     for (nb::handle p : params) params_.push_back(nb::borrow<nb::object>(p));
     type_ = PyArray_TYPE(as_array(params_[0].ptr()));  // ml_dtypes' number of bfloat16 is given at run time
+    code_ = dtype == ADAMAS_BFLOAT16 ? adamas::kBfloat : adamas::kFloat;
+    bits_ = static_cast<uint8_t>(8 * PyArray_ITEMSIZE(as_array(params_[0].ptr())));
     std::vector<int64_t> sizes;
     for (const auto& p : params_) sizes.push_back(PyArray_SIZE(as_array(p.ptr())));
     buffers_.resize(n);
@@ -211,11 +214,12 @@ class Plan {
     for (size_t i = 0; i < n; ++i) {
       PyObject* g = PyList_GET_ITEM(grads.ptr(), static_cast<Py_ssize_t>(i));
       if (g == Py_None) continue;
-      if (!fits(i, g)) return static_cast<int64_t>(i);
+      const void* values = fits(i, g);
+      if (!values) return static_cast<int64_t>(i);
       gradients_.push_back(nb::borrow<nb::object>(g));
       adamas_buffers& b = step_[count_] = buffers_[i];
       b.p = PyArray_DATA(as_array(params_[i].ptr()));
-      b.g = PyArray_DATA(as_array(g));
+      b.g = values;
       active_[count_++] = static_cast<int64_t>(i);
     }
     if (remember()) return clash_;
@@ -273,17 +277,24 @@ class Plan {
     return !PyArray_CheckExact(array) && PyType_IsSubtype(Py_TYPE(array), reinterpret_cast<PyTypeObject*>(masked_.ptr()));
   }
 
-  bool fits(size_t i, PyObject* object) const {
+  // Where the values of a gradient are, NULL where it or its parameter needs a closer look.
+  const void* fits(size_t i, PyObject* object) {
     PyArrayObject* p = as_array(params_[i].ptr());
-    PyArrayObject* g = as_array(object);
     // A parameter may have been resized in place since; its first slot still has the shape that the plan was made for.
-    return g && plain(g) && !masked(object) && plain(p) && PyArray_ISWRITEABLE(p) && same_shape(g, p) &&
-           same_shape(p, like_[i]);
+    if (!plain(p) || !PyArray_ISWRITEABLE(p) || !same_shape(p, PyArray_NDIM(like_[i]), PyArray_DIMS(like_[i])))
+      return nullptr;
+    if (PyArrayObject* g = as_array(object))
+      return plain(g) && !masked(object) && same_shape(p, PyArray_NDIM(g), PyArray_DIMS(g)) ? PyArray_DATA(g) : nullptr;
+    adamas::Tensor g;
+    if (!reader_.read(object, g) || g.device != adamas::kOnCpu || g.code != code_ || g.bits != bits_ || g.lanes != 1 ||
+        !g.contiguous() || !same_shape(p, g.ndim, g.shape))
+      return nullptr;
+    return PyArray_SIZE(p) ? g.begin() : PyArray_DATA(p);  // that of nothing may be NULL
   }
 
-  static bool same_shape(PyArrayObject* a, PyArrayObject* b) {
-    return PyArray_NDIM(a) == PyArray_NDIM(b) &&
-           std::equal(PyArray_DIMS(a), PyArray_DIMS(a) + PyArray_NDIM(a), PyArray_DIMS(b));
+  template <class Size>
+  static bool same_shape(PyArrayObject* p, int ndim, const Size* shape) {
+    return PyArray_NDIM(p) == ndim && std::equal(shape, shape + ndim, PyArray_DIMS(p));
   }
 
   // Keeps the sorted intervals of everything that is written; made anew when a parameter has moved. True on a clash.
@@ -328,6 +339,8 @@ class Plan {
   adamas_rule rule_;
   size_t carries_ = 0;
   int type_ = 0;
+  uint8_t code_ = 0, bits_ = 0;  // the same of a tensor
+  adamas::Reader reader_{true};
   int64_t clash_ = 0;
   size_t count_ = 0;  // tensors of the step under way
   nb::object masked_;  // numpy.ma.MaskedArray
@@ -339,6 +352,79 @@ class Plan {
   std::vector<double> carry_;  // of the active tensors, after the step
   std::vector<Interval> written_;
   std::atomic<bool> busy_{false};
+};
+
+// The parameters of a torch optimizer and what it keeps of them, as they were when this was made. Whoever makes it keeps
+// all of these objects alive: Python could not free a cycle through references that are held here.
+class Watch {
+ public:
+  // params: a list for each group. state: optimizer.state, a dict of dicts.
+  Watch(nb::list params, nb::dict state) {
+    for (nb::handle group : params)
+      for (nb::handle p : nb::borrow<nb::list>(group)) params_.push_back(now(p.ptr()));
+    PyObject *p, *own, *key, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(state.ptr(), &at, &p, &own);) {
+      if (!PyDict_Check(own)) continue;
+      states_.push_back({own, {}});
+      for (Py_ssize_t in = 0; PyDict_Next(own, &in, &key, &value);) states_.back().values.push_back(now(value));
+    }
+  }
+
+  // The gradients of the parameters, None where there is none; or None where parameters or state are not the same objects,
+  // with the same values, in the same memory.
+  nb::object gradients(nb::list params, nb::dict state) {
+    size_t i = 0;
+    for (nb::handle group : params)
+      for (nb::handle p : nb::borrow<nb::list>(group))
+        if (i == params_.size() || !is(p.ptr(), params_[i++])) return nb::none();
+    if (i != params_.size() || !same(state)) return nb::none();
+    static PyObject* const name = PyUnicode_InternFromString("grad");
+    auto found = nb::steal<nb::list>(PyList_New(static_cast<Py_ssize_t>(i)));
+    for (i = 0; i < params_.size(); ++i) {
+      PyObject* g = PyObject_GetAttr(params_[i].object, name);
+      if (!g) throw nb::python_error();
+      PyList_SET_ITEM(found.ptr(), static_cast<Py_ssize_t>(i), g);
+    }
+    return found;
+  }
+
+ private:
+  struct Known {
+    PyObject* object;
+    const char* begin;
+  };
+  struct State {
+    PyObject* dict;
+    std::vector<Known> values;
+  };
+
+  bool same(nb::dict state) {
+    PyObject *p, *own, *key, *value;
+    size_t i = 0;
+    for (Py_ssize_t at = 0; PyDict_Next(state.ptr(), &at, &p, &own);) {
+      if (!PyDict_Check(own)) continue;
+      if (i == states_.size()) return false;
+      const State& known = states_[i++];
+      if (own != known.dict || PyDict_GET_SIZE(own) != static_cast<Py_ssize_t>(known.values.size())) return false;
+      size_t k = 0;
+      for (Py_ssize_t in = 0; PyDict_Next(own, &in, &key, &value);)
+        if (!is(value, known.values[k++])) return false;
+    }
+    return i == states_.size();
+  }
+
+  Known now(PyObject* object) { return {object, begin(object)}; }
+  bool is(PyObject* object, const Known& known) {
+    return object == known.object && begin(object) == known.begin;
+  }
+  const char* begin(PyObject* object) {
+    adamas::Tensor tensor;
+    return reader_.read(object, tensor) ? tensor.begin() : nullptr;
+  }
+
+  std::vector<Known> params_;
+  std::vector<State> states_;
+  adamas::Reader reader_{false};
 };
 
 }  // namespace
@@ -363,6 +449,12 @@ NB_MODULE(_shim, m) {
            nb::arg("statistics").none())
       .def("ready", &Plan::ready, nb::arg("grads"), nb::arg("others"))
       .def("squares", &Plan::squares, nb::arg("grads"), nb::arg("found"));
+  nb::class_<Watch>(m, "Watch")
+      .def(nb::init<nb::list, nb::dict>(), nb::arg("params"), nb::arg("state"))
+      .def("gradients", &Watch::gradients, nb::arg("params"), nb::arg("state"));
+  m.def("reads", [](nb::handle type) {
+    return PyType_Check(type.ptr()) && adamas::find_view(reinterpret_cast<PyTypeObject*>(type.ptr()), true) != nullptr;
+  });
   m.def("build_info", &adamas_build_info);
   m.def("set_threads", &adamas_set_threads);
   m.def("get_threads", &adamas_get_threads);
