@@ -19,6 +19,8 @@ OPTIMIZERS = {
     "RAdam": "RAdam (Kingma & Ba, 2015; Liu et al., 2020)",
     "Adamax": "Adamax (Kingma & Ba, 2015)",
     "ADOPT": "ADOPT (Taniguchi et al., 2024)",
+    "StableAdamW": "StableAdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019; Wortsman et al., 2023)",
+    "LAMB": "LAMB (Kingma & Ba, 2015; You et al., 2020)",
     "ScheduleFreeAdamW": "schedule-free AdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019; Defazio et al., 2024)",
 }
 MOMENTS = {
@@ -44,6 +46,10 @@ REFERENCES = {
     "Taniguchi et al., 2024": "S. Taniguchi, K. Harada, G. Minegishi, Y. Oshima, S. C. Jeong, G. Nagahara, T. Iiyama, "
     "M. Suzuki, Y. Iwasawa, Y. Matsuo. ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate. "
     "NeurIPS 2024.",
+    "Wortsman et al., 2023": "M. Wortsman, T. Dettmers, L. Zettlemoyer, A. Morcos, A. Farhadi, L. Schmidt. "
+    "Stable and Low-Precision Training for Large-Scale Vision-Language Models. NeurIPS 2023.",
+    "You et al., 2020": "Y. You, J. Li, S. Reddi, J. Hseu, S. Kumar, S. Bhojanapalli, X. Song, J. Demmel, K. Keutzer, "
+    "C.-J. Hsieh. Large Batch Optimization for Deep Learning: Training BERT in 76 Minutes. ICLR 2020.",
     "Defazio et al., 2024": "A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky. "
     "The Road Less Scheduled. NeurIPS 2024.",
 }
@@ -53,7 +59,8 @@ def methods(optimizer: str = "Adam", moments: str = "float32", weights: str = "f
     """The paragraph of a methods section that says how a model was optimized, its references, and BibTeX for Adamas.
 
     Args:
-        optimizer: "Adam", "AdamW", "AMSGrad", "NAdam", "RAdam", "Adamax", "ADOPT" or "ScheduleFreeAdamW".
+        optimizer: "Adam", "AdamW", "AMSGrad", "NAdam", "RAdam", "Adamax", "ADOPT", "StableAdamW", "LAMB" or
+            "ScheduleFreeAdamW".
         moments: the format of the moments: "float32", "bfloat16" or "int8".
         weights: what weights are stored in and how they are rounded: "float32"; "bfloat16-" with nearest, stochastic or
             split; "float16-" with nearest or stochastic.

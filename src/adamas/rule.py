@@ -44,6 +44,14 @@ Every other member of the family here is a switch of `Rule`:
                           smaller, for the decay too: lr / max(1, RMS_t), with the mean over all elements of a tensor
 
                  RMS_t^2 = mean(g^2 / max(v^, eps^2))
+    trust_ratio           LAMB (You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 Minutes",
+                          2020, Algorithm 2): the step r of a tensor is made as long as the tensor; as it is where one
+                          of the two norms is 0
+
+                 p <- p - lr |p| / |r| r
+
+             "with_decay"     r = m^ / (sqrt(v^) + eps) + weight_decay p                                     (optax)
+             "without_decay"  r = m^ / (sqrt(v^) + eps), after p <- p - lr weight_decay p                    (Keras)
 
 and `eps_root` is added inside the root (optax).
 
@@ -57,8 +65,8 @@ so that one elementwise formula, `update`, serves all of them, and each kernel i
 `gain`, for the g beside m. A kernel is right when it gives the bits of `update`: only + - * / sqrt, comparisons and
 selections, in the order written here.
 
-**A rule that `reduces`** (clip_update) looks at a whole tensor before it steps it. `reduction` gives what it adds
-up the squares of, and `adamas.scalars.rescaled` turns the sum into other scalars for the same `update`.
+**A rule that `reduces`** (clip_update, trust_ratio) looks at a whole tensor before it steps it. `reduction` gives what
+it adds up the squares of, and `adamas.scalars.rescaled` turns the sums into other scalars for the same `update`.
 
 **Schedule-free AdamW** (Defazio et al., "The Road Less Scheduled", 2024), `schedule_free`, needs no learning rate that
 falls: it averages instead. Gradients are taken at y, z takes the steps, and x, which is evaluated, is their mean:
@@ -85,6 +93,7 @@ EpsMode = Literal["paper", "keras"]
 Decay = Literal["decoupled", "coupled"]
 Amsgrad = Literal["off", "raw", "corrected"]
 Nesterov = Literal["off", "constant", "scheduled"]
+TrustRatio = Literal["off", "with_decay", "without_decay"]
 Clipping = Literal["value", "norm", "global_norm", "torch"]
 
 
@@ -129,6 +138,7 @@ class Rule:
     infinity: bool = False
     adopt: bool = False
     clip_update: bool = False
+    trust_ratio: TrustRatio = "off"
 
     def __post_init__(self) -> None:
         _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
@@ -141,6 +151,7 @@ class Rule:
         _one_of("infinity", self.infinity, (False, True))
         _one_of("adopt", self.adopt, (False, True))
         _one_of("clip_update", self.clip_update, (False, True))
+        _one_of("trust_ratio", self.trust_ratio, ("off", "with_decay", "without_decay"))
         if self.eps_mode == "keras" and self.amsgrad == "corrected":
             raise ArgumentError(
                 "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
@@ -154,13 +165,16 @@ class Rule:
             "infinity": self.infinity,
             "adopt": self.adopt,
             "clip_update": self.clip_update,
+            "trust_ratio": self.trust_ratio != "off",
         }
         chosen = [name for name, on in variants.items() if on]
         if len(chosen) > 1:
             raise ArgumentError(f"{chosen[0]} and {chosen[1]} exclude each other: no paper defines both; leave one out")
-        for name in ("schedule_free", "clip_update"):
+        for name in ("schedule_free", "clip_update", "trust_ratio"):
             if variants[name] and self.decay != "decoupled":
-                raise ArgumentError(f"{name}=True is defined for decay='decoupled' only, not 'coupled'")
+                raise ArgumentError(
+                    f"{name}={getattr(self, name)!r} is defined for decay='decoupled' only, not 'coupled'"
+                )
         if self.adopt and self.eps_mode != "paper":
             raise ArgumentError("adopt=True corrects no moment, so eps has one place: eps_mode='paper', not 'keras'")
 
@@ -183,7 +197,7 @@ class Rule:
     @property
     def reduces(self) -> int:
         """How many sums over each tensor a step needs first: `reduction`, then `adamas.scalars.rescaled`."""
-        return int(self.clip_update)
+        return 2 if self.trust_ratio != "off" else int(self.clip_update)
 
 
 @dataclass(frozen=True)
@@ -294,13 +308,13 @@ class Scalars(NamedTuple):
     eps         beside the root, as the kernel's v needs it
     keep        1 - lr weight_decay where decay is decoupled, but in the first step of ADOPT; else 1
     gain        NAdam: the step size of g beside that of m, else 0
-    shrink      what the decay takes where that changes with the step: schedule-free lr_t weight_decay, clip_update lr
-                weight_decay; else 0
+    shrink      what decay takes of p where that changes with the step: schedule-free lr_t weight_decay, clip_update and
+                trust_ratio "with_decay" lr weight_decay; else 0
     mean        schedule-free: c_t, the weight of z in x, else 0
     pull        schedule-free: 1 - beta1 (1 - c_t), the weight of z in y, else 0
     adaptive    RAdam: 0 while the root is left out of the step; else 1
     limit       ADOPT: (t - 1)^(1/4), which bounds the normalised gradient; else 0
-    unit        clip_update: sqrt(bc2), which makes of the root of the mean of `reduction` RMS_t; else 0
+    unit        what makes the sums of `reduction` those of the paper: clip_update sqrt(bc2), trust_ratio lr; else 0
     """
 
     grad_scale: Any
@@ -402,11 +416,16 @@ def reduction(
         rule, p, g, slots, s, coupled, clipped, tiny, xp: as for `update`.
 
     Returns:
-        `rule.reduces` arrays. clip_update: g / max(sqrt(v), eps), with the new v and eps as in `update`.
+        `rule.reduces` arrays, of the new moments and with eps as in `update`. clip_update: g / max(sqrt(v), eps).
+        trust_ratio: p, and what the step would take from it without the ratio.
     """
     g = _gradient(p, g, s, coupled, clipped, xp)
-    v = _flush(slots[1] + s.c2 * (g * g - slots[1]), tiny, xp)
-    return (g / _largest(xp.sqrt(v), s.eps, xp),)
+    m, v = slots
+    v = _flush(v + s.c2 * (g * g - v), tiny, xp)
+    if rule.clip_update:
+        return (g / _largest(xp.sqrt(v), s.eps, xp),)
+    m = _flush(m + s.c1 * (g - m), tiny, xp)
+    return (p, s.alpha * (m / (xp.sqrt(v + s.eps_root) + s.eps)) + s.shrink * p)
 
 
 def _gradient(p: Any, g: Any, s: Scalars, coupled: bool, clipped: bool, xp: Any) -> Any:
@@ -485,6 +504,7 @@ PRESETS: Mapping[str, Preset] = {
     "keras.Adam": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7)),
     "keras.AdamW": Preset(Rule(eps_mode="keras"), Hyper(eps=1e-7, weight_decay=4e-3)),
     "keras.Adamax": Preset(Rule(eps_mode="keras", infinity=True), Hyper(eps=1e-7)),
+    "keras.Lamb": Preset(Rule(trust_ratio="without_decay"), Hyper(eps=1e-7)),
     "keras.Nadam": Preset(Rule(nesterov="scheduled"), Hyper(eps=1e-7, momentum_decay=1.0)),
     # optimi 0.3; its learning rate has no default, 1e-3 is ours
     "optimi.StableAdamW": Preset(Rule(clip_update=True), Hyper(beta2=0.99, eps=1e-6, weight_decay=1e-2)),
@@ -497,6 +517,7 @@ PRESETS: Mapping[str, Preset] = {
     "optax.adamax": Preset(Rule(infinity=True), Hyper()),
     "optax.adamaxw": Preset(Rule(infinity=True), Hyper(weight_decay=1e-4)),
     "optax.radam": Preset(Rule(rectify=True), Hyper()),
+    "optax.lamb": Preset(Rule(trust_ratio="with_decay"), Hyper(eps=1e-6)),
     # torch-adopt 0.1, its authors' own; optax.contrib.adopt is the same without decay
     "adopt.ADOPT": Preset(Rule(decay="coupled", adopt=True), Hyper(beta2=0.9999, eps=1e-6)),
     # schedulefree 1.4, and optax.contrib.schedule_free_adamw but for its warmup: there step t takes the rate of step

@@ -141,6 +141,8 @@ def scalars(
         alpha = xp.where(adaptive > 0.0, alpha * xp.sqrt(ratio), lr / bc1)
     if rule.clip_update:
         unit, shrink = root2, lr * hyper.weight_decay
+    if rule.trust_ratio != "off":
+        unit, shrink = lr, (lr * hyper.weight_decay if rule.trust_ratio == "with_decay" else 0.0)
     r2, eps_root, eps = 1.0, hyper.eps_root, hyper.eps
     if rule.infinity:
         alpha, r2 = lr / bc1, hyper.beta2
@@ -184,10 +186,17 @@ def rescaled(rule: Rule, s: Scalars, n: Any, sums: Sequence[Any], xp: Any = HOST
         n: elements of the tensor, as a number in float64.
         sums: of the squares of each array of `adamas.rule.reduction`.
     """
-    (squares,) = sums
-    rms = s.unit * xp.sqrt(squares / xp.where(n > 0.0, n, 1.0))
-    factor = 1.0 / xp.where(rms <= 1.0, 1.0, rms)
-    return s._replace(alpha=s.alpha * factor, keep=1.0 - s.shrink * factor)
+    if rule.clip_update:
+        (squares,) = sums
+        rms = s.unit * xp.sqrt(squares / xp.where(n > 0.0, n, 1.0))
+        factor = 1.0 / xp.where(rms <= 1.0, 1.0, rms)
+    else:
+        kept = s.keep if rule.trust_ratio == "without_decay" else 1.0  # there the norm is that of the decayed parameter
+        of_p, of_step = xp.sqrt(kept * kept * sums[0]), xp.sqrt(sums[1])
+        ratio = s.unit * of_p / xp.where(of_step <= 0.0, 1.0, of_step)
+        factor = xp.where(of_p <= 0.0, 1.0, xp.where(of_step <= 0.0, 1.0, ratio))
+    keep = s.keep if rule.trust_ratio == "without_decay" else 1.0 - s.shrink * factor
+    return s._replace(alpha=s.alpha * factor, keep=keep)
 
 
 def eps_bound(rule: Rule, s: Scalars) -> Any:

@@ -20,7 +20,7 @@ from adamas import state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.formats import Halves, Split
 from adamas.kernels.reference import ieee
-from adamas.numpy import ADOPT, Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW, StableAdamW
+from adamas.numpy import ADOPT, LAMB, Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW, StableAdamW
 from adamas.numpy.optimizer import Optimizer
 from adamas.rule import PRESETS, evaluation_weights, training_weights
 
@@ -41,6 +41,11 @@ def made(tried: Case, params: Any, **more: Any) -> Any:
         return StableAdamW(
             params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize, **more
         )
+    if tried.rule.trust_ratio != "off":
+        return LAMB(
+            params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize,
+            like="keras" if peer == "keras" else "optax", eps_root=h.eps_root, **more,
+        )  # fmt: skip
     if tried.rule.adopt:
         return ADOPT(
             params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, decoupled, maximize=tried.rule.maximize, **more
@@ -88,6 +93,8 @@ def test_the_optimizers_are_the_peers(tried: Case, dtype: type[np.floating]) -> 
         (Adamax, "keras", "keras.Adamax", {}),
         (Adamax, "optax", "optax.adamax", {}),
         (Adamax, "optax", "optax.adamaxw", {"weight_decay": 1e-4}),
+        (LAMB, "optax", "optax.lamb", {}),
+        (LAMB, "keras", "keras.Lamb", {}),
         (RAdam, "torch", "torch.RAdam", {}),
         (RAdam, "optax", "optax.radam", {}),
     ],
@@ -132,6 +139,27 @@ def test_torchs_two_decays() -> None:
     assert rules == ["coupled", "decoupled"]
 
 
+@pytest.mark.parametrize("like", ["optax", "keras"])
+def test_the_trust_ratio_is_1_where_a_norm_is_0(like: Any) -> None:
+    """A bias that starts at 0 must move, and by lr; one without a gradient must not."""
+    params = [np.zeros(3), np.full(3, 2.0), np.zeros((0, 2)), np.full(3, 2.0)]
+    optimizer = LAMB(params, 0.1, like=like)
+    optimizer.step([np.full(3, 5.0), np.zeros(3), np.zeros((0, 2)), np.full(3, 5.0)])
+    assert params[0] == pytest.approx(-0.1, rel=1e-6)
+    assert (params[1] == 2.0).all()
+    assert params[3] == pytest.approx(2.0 - 0.1 * 2.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [StableAdamW, LAMB])
+def test_one_nan_reaches_the_whole_tensor_and_no_other(optimizer: Any) -> None:
+    params = [np.ones(5000), np.ones(3)]
+    gradients = [np.ones(5000), np.ones(3)]
+    gradients[0][7] = np.nan
+    optimizer(params).step(gradients)
+    assert np.isnan(params[0]).all()
+    assert np.isfinite(params[1]).all()
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
@@ -154,6 +182,14 @@ def test_torchs_two_decays() -> None:
         (RAdam, {"like": "optax", "decoupled_weight_decay": True}, r"optax\.radam has no weight decay"),
         (Adamax, {"like": "tf"}, "like='tf': give one of 'torch', 'keras', 'optax'"),
         (StableAdamW, {"betas": 0.9}, "betas"),
+        (LAMB, {"betas": 0.9}, "betas"),
+        (LAMB, {"like": "torch"}, "like='torch': give one of 'optax', 'keras'"),
+        (LAMB, {"like": "keras", "eps_root": 1e-8}, r"keras\.Lamb has none; only like='optax' takes it"),
+        (
+            LAMB,
+            {"like": "keras", "groups": [Group("*", eps_root=1e-8)]},
+            r"group \*: eps_root=1e-08: keras\.Lamb has none",
+        ),
         (StableAdamW, {"groups": [Group("*", eps_root=1e-8)]}, r"optimi\.StableAdamW has none; leave it out"),
         (ADOPT, {"decouple": 1}, "decouple=1: give False or True"),
         (ADOPT, {"groups": [Group("*", eps_root=1e-8)]}, r"adopt\.ADOPT has none; leave it out"),

@@ -17,7 +17,7 @@ import adamas
 from adamas import gradients, kernels, state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.kernels import cpu
-from adamas.numpy import Adam, AdamW, adam, adamax, adopt, nadam, radam, schedule_free, stable
+from adamas.numpy import Adam, AdamW, adam, adamax, adopt, lamb, nadam, radam, schedule_free, stable
 from adamas.rule import Hyper, Rule
 
 OPTIMIZERS = pytest.mark.parametrize("kind", [Adam, AdamW])
@@ -44,7 +44,7 @@ def unchanged(optimizer: Adam, params: Any, before: list[np.ndarray]) -> bool:
 
 @pytest.mark.parametrize(
     "module",
-    [adam, adamax, adopt, gradients, nadam, radam, schedule_free, stable, state.contents, state.file],
+    [adam, adamax, adopt, gradients, lamb, nadam, radam, schedule_free, stable, state.contents, state.file],
     ids=lambda m: m.__name__,
 )
 def test_examples(module: ModuleType) -> None:

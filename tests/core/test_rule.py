@@ -40,6 +40,7 @@ FAMILY = [
     *(Rule(e, d, infinity=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
     *(Rule(decay=d, adopt=True) for d in ("decoupled", "coupled")),
     *(Rule(e, clip_update=True) for e in ("paper", "keras")),
+    *(Rule(e, trust_ratio=r) for e in ("paper", "keras") for r in ("with_decay", "without_decay")),
     *(Rule(e, d, rectify=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
 ]
 CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
@@ -62,6 +63,12 @@ CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
         (
             {"clip_update": True, "decay": "coupled"},
             "clip_update=True is defined for decay='decoupled' only, not 'coupled'",
+        ),
+        ({"trust_ratio": True}, "trust_ratio=True: give one of 'off', 'with_decay', 'without_decay'"),
+        ({"trust_ratio": "with_decay", "clip_update": True}, "clip_update and trust_ratio exclude each other"),
+        (
+            {"trust_ratio": "with_decay", "decay": "coupled"},
+            "trust_ratio='with_decay' is defined for decay='decoupled' only",
         ),
         ({"adopt": 1}, "adopt=1: give one of False, True"),
         ({"adopt": True, "infinity": True}, "infinity and adopt exclude each other"),
@@ -170,6 +177,8 @@ def test_presets_are_the_peers_defaults() -> None:
         "optax.adamaxw": (Rule(infinity=True), Hyper(1e-3, 0.9, 0.999, 1e-8, weight_decay=1e-4)),
         "torch.RAdam": (Rule("keras", "coupled", rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
         "optax.radam": (Rule(rectify=True), Hyper(1e-3, 0.9, 0.999, 1e-8)),
+        "optax.lamb": (Rule(trust_ratio="with_decay"), Hyper(1e-3, 0.9, 0.999, 1e-6)),
+        "keras.Lamb": (Rule(trust_ratio="without_decay"), Hyper(1e-3, 0.9, 0.999, 1e-7)),
         "optimi.StableAdamW": (Rule(clip_update=True), Hyper(1e-3, 0.9, 0.99, 1e-6, weight_decay=1e-2)),
         "adopt.ADOPT": (Rule(decay="coupled", adopt=True), Hyper(1e-3, 0.9, 0.9999, 1e-6)),
         "schedulefree.AdamWScheduleFree": (

@@ -30,6 +30,7 @@ RULES = [
     Rule(infinity=True),
     Rule(adopt=True),
     Rule(clip_update=True),
+    Rule(trust_ratio="with_decay"),
 ]
 WEIGHTS = [
     ("float32", "nearest"),
@@ -77,6 +78,7 @@ WATCHED = [
 def name(case: Case) -> str:
     switches = ("schedule_free", "rectify", "infinity", "adopt", "clip_update")
     variants = [switch for switch in switches if getattr(case.rule, switch)]
+    variants += ["trust_ratio"] if case.rule.trust_ratio != "off" else []
     rule = "-".join(variants) or f"{case.rule.amsgrad}-{case.rule.nesterov}"
     watched = "-".join(k for k in ("average", "statistics", "verify") if getattr(case, k))
     return f"{rule}-{np.dtype(case.dtype).name}-{case.weights}-{case.moments}-{watched}"

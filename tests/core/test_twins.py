@@ -278,6 +278,25 @@ def root_mean_square(s: Scalars, n: float, squares: float) -> float:
     return float(s.unit * np.sqrt(squares / n))
 
 
+def lamb(ratio: Callable[[float, float, Scalars], float], decay: bool = True):  # type: ignore[no-untyped-def]
+    """The ratio made of the norm of p and that of the step, which has lr in it."""
+
+    def again(rule: Rule, s: Scalars, n: float, sums: list[float]) -> Scalars:
+        factor = ratio(sums[0] ** 0.5, sums[1] ** 0.5, s)
+        return s._replace(alpha=s.alpha * factor, keep=1 - s.shrink * factor if decay else s.keep)
+
+    return again
+
+
+def norm_without_decay(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    return reduction(rule, p, g, slots, s._replace(shrink=p.dtype.type(0)), coupled=coupled, tiny=tiny)
+
+
+def norm_of_the_old_step(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    m, v = slots
+    return (p, s.alpha * (m / (np.sqrt(v) + s.eps)) + s.shrink * p)
+
+
 def bc1(h: Hyper, t: int) -> float:
     return 1.0 - h.beta1**t
 
@@ -295,6 +314,7 @@ ADAMW, ADAM, KERAS, OPTAX = (
 ROOTED = "optax-adamw-eps-root-amsgrad"
 NADAM, OPTAX_NADAM, FREE = "torch-nadam-decay", "optax-nadamw", "schedulefree-warmup"
 RADAM, ADAMAX, ADOPT, STABLE = "torch-radamw", "torch-adamax-decay", "adopt-decouple", "stable-adamw"
+LAMB, KERAS_LAMB = "optax-lamb-decay", "keras-lamb-decay"
 
 MUTANTS: dict[str, tuple[str, Runner]] = {
     "decay ignored": (ADAMW, hypers(weight_decay=lambda h: 0.0)),
@@ -379,6 +399,20 @@ MUTANTS: dict[str, tuple[str, Runner]] = {
     "RMS with the old v": (STABLE, stepwise(values=of_the_old_v)),
     "RMS with eps added": (STABLE, stepwise(values=beside_eps)),
     "RMS of m": (STABLE, stepwise(values=of_the_moment)),
+    "no trust ratio": (LAMB, rules(trust_ratio="off")),
+    "trust ratio of Keras": (LAMB, rules(trust_ratio="without_decay")),
+    "trust ratio of optax": (KERAS_LAMB, rules(trust_ratio="with_decay")),
+    "trust ratio without the decay's part": (LAMB, stepwise(values=norm_without_decay)),
+    "trust ratio of the step before": (LAMB, stepwise(values=norm_of_the_old_step)),
+    "trust ratio not times the decay": (LAMB, stepwise(again=lamb(lambda p, r, s: s.unit * p / r, decay=False))),
+    "trust ratio upside down": (LAMB, stepwise(again=lamb(lambda p, r, s: r / p / s.unit))),
+    "trust ratio without lr": (LAMB, stepwise(again=lamb(lambda p, r, s: p / r))),
+    "trust ratio of squares": (LAMB, stepwise(again=lamb(lambda p, r, s: s.unit * s.unit * p * p / r / r))),
+    "trust ratio at most 1": (LAMB, stepwise(again=lamb(lambda p, r, s: min(1.0, s.unit * p / r)))),
+    "norm before the decay": (
+        KERAS_LAMB,
+        stepwise(again=lambda rule, s, n, sums: rescaled(rule, s, n, [sums[0] / s.keep**2, sums[1]])),
+    ),
     "maximize ignored": ("torch-adamw-amsgrad-maximize", rules(maximize=False)),
     "eps_root ignored": (ROOTED, hypers(eps_root=lambda h: 0.0)),
     "eps_root uncorrected": (

@@ -35,6 +35,8 @@ def by_optax(case: Case, p: np.ndarray, gradients: Sequence[np.ndarray]) -> np.n
     elif case.rule.infinity:
         betas.pop("eps_root")
         transform = optax.adamaxw(h.lr, **betas, weight_decay=h.weight_decay)
+    elif case.rule.trust_ratio != "off":
+        transform = optax.lamb(h.lr, **betas, weight_decay=h.weight_decay)
     elif case.rule.rectify:
         transform = optax.radam(h.lr, **betas)
     elif case.rule.nesterov != "off" and not h.weight_decay:

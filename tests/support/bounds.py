@@ -65,6 +65,9 @@ class Rounded:
         result.subtracted = (other, None, result.error - other.error)
         return result
 
+    def __rmul__(self, other: float) -> Rounded:
+        return self._lifted(other) * self
+
     def __mul__(self, other: Rounded) -> Rounded:
         error = abs(self.value) * other.error + abs(other.value) * self.error + self.error * other.error
         result = self._result(self.value * other.value, error, underflows=True)
@@ -250,7 +253,7 @@ def _scalar_units(rule: Rule, hyper: Hyper, t: int, carry: Sequence[float]) -> S
         mean=mean,
         pull=pull,
         adaptive=0.0,
-        unit=root,
+        unit=root if rule.clip_update else 0.0,
         limit=1.5,  # two square roots of a whole number
     )
 

@@ -153,6 +153,21 @@ def _family() -> list[Case]:
         Case("stable-adamw-maximize", replace(stable, maximize=True), decayed, stable_twin(True), 60, 8.0),
     ]
 
+    def lamb_twin(maximize: bool) -> Twin:
+        return lambda p, g, h: twins.optax_lamb(p, g, h, maximize=maximize)
+
+    lamb, apart = Rule(trust_ratio="with_decay"), Rule(trust_ratio="without_decay")
+    short = replace(plain, lr=0.01)
+    shrinking = replace(short, weight_decay=0.1)
+    found += [
+        Case("optax-lamb", lamb, short, lamb_twin(False), 60),
+        Case("optax-lamb-decay", lamb, shrinking, lamb_twin(False), 60),
+        Case("optax-lamb-eps-root", lamb, replace(shrinking, eps_root=1e-4), lamb_twin(False), 60),
+        Case("lamb-maximize", replace(lamb, maximize=True), shrinking, lamb_twin(True), 60),
+        Case("keras-lamb", apart, short, twins.keras_lamb, 60),
+        Case("keras-lamb-decay", apart, shrinking, twins.keras_lamb, 60),
+    ]
+
     def averaged(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
         found = twins.schedule_free(p, gradients, hyper)
         return Result(found.y, (found.v, found.z))

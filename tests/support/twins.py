@@ -262,6 +262,41 @@ def stable(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, maxi
     return Result(p, (m, v))
 
 
+def optax_lamb(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, maximize: bool) -> Result:
+    """Algorithm 2 of You et al. with phi the identity, and optax.lamb."""
+    lr, b1, b2, eps, eps_root, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        if maximize:
+            g = -g
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        r = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t) + eps_root) + eps) + wd * p
+        p = p - lr * _trust(p, r) * r
+    return Result(p, (m, v))
+
+
+def keras_lamb(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
+    """keras.optimizers.Lamb: decay comes first, and is in neither norm."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        p = p - p * wd * lr
+        m = m + (g - m) * (1 - b1)
+        v = v + (g**2 - v) * (1 - b2)
+        r = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+        p = p - _trust(p, r) * lr * r
+    return Result(p, (m, v))
+
+
+def _trust(p: np.ndarray, r: np.ndarray) -> np.longdouble:
+    of_p, of_r = (np.sqrt(np.sum(x**2)) for x in (p, r))
+    ratio: np.longdouble = of_p / of_r if of_p and of_r else WIDE(1)
+    return ratio
+
+
 def _rectification(b2: np.longdouble, t: int) -> np.longdouble | None:
     """r_t of Liu et al.; None where there is none."""
     longest = 2 / (1 - b2) - 1

@@ -19,6 +19,7 @@ from adamas.groups import Group, no_decay
 from adamas.numpy.adam import Adam, AdamW
 from adamas.numpy.adamax import Adamax
 from adamas.numpy.adopt import ADOPT
+from adamas.numpy.lamb import LAMB
 from adamas.numpy.nadam import NAdam
 from adamas.numpy.radam import RAdam
 from adamas.numpy.schedule_free import ScheduleFreeAdamW
@@ -26,6 +27,7 @@ from adamas.numpy.stable import StableAdamW
 
 __all__ = [
     "ADOPT",
+    "LAMB",
     "Adam",
     "AdamW",
     "Adamax",

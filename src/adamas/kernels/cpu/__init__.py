@@ -34,6 +34,7 @@ _EPS_MODE = {"paper": 0, "keras": 1}
 _DECAY = {"decoupled": 0, "coupled": 1}
 _AMSGRAD = {"off": 0, "raw": 1, "corrected": 2}
 _NESTEROV = {"off": 0, "constant": 1, "scheduled": 2}
+_TRUST_RATIO = {"off": 0, "with_decay": 1, "without_decay": 2}
 _DTYPE = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 _FORMAT = {"float32": 0, "bfloat16": 1, "int8": 2}
 _WEIGHTS = {"nearest": 0, "stochastic": 1, "split": 2}
@@ -79,6 +80,7 @@ def rule_codes(rule: Rule) -> tuple[int, ...]:
         int(rule.infinity),
         int(rule.adopt),
         int(rule.clip_update),
+        _TRUST_RATIO[rule.trust_ratio],
     )
 
 

@@ -26,9 +26,9 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 8           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 9           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 6     /* the rule's, then `correction`, then `average` (adamas_settings) */
-#define ADAMAS_MAX_SUMS 1       /* float64 sums over a tensor that a rule needs before it steps it */
+#define ADAMAS_MAX_SUMS 2       /* float64 sums over a tensor that a rule needs before it steps it */
 #define ADAMAS_MAX_CARRIES 2   /* float64 numbers that a rule carries from step to step beside a tensor */
 #define ADAMAS_BLOCK 4096      /* elements; sums are defined over blocks, and chunks are cut at them */
 
@@ -43,6 +43,7 @@ enum { ADAMAS_EPS_PAPER = 0, ADAMAS_EPS_KERAS = 1 };
 enum { ADAMAS_DECAY_DECOUPLED = 0, ADAMAS_DECAY_COUPLED = 1 };
 enum { ADAMAS_AMSGRAD_OFF = 0, ADAMAS_AMSGRAD_RAW = 1, ADAMAS_AMSGRAD_CORRECTED = 2 };
 enum { ADAMAS_NESTEROV_OFF = 0, ADAMAS_NESTEROV_CONSTANT = 1, ADAMAS_NESTEROV_SCHEDULED = 2 };
+enum { ADAMAS_TRUST_OFF = 0, ADAMAS_TRUST_WITH_DECAY = 1, ADAMAS_TRUST_WITHOUT_DECAY = 2 };
 enum { ADAMAS_ISA_AUTO = -1, ADAMAS_ISA_SCALAR = 0, ADAMAS_ISA_SSE = 1, ADAMAS_ISA_AVX2 = 2, ADAMAS_ISA_NEON = 3 };
 
 /* adamas.rule.Clip: how gradients are clipped. NORM, GLOBAL_NORM and TORCH need the phase NORM. */
@@ -65,7 +66,8 @@ enum {
 
 /* adamas.rule.Rule, Hyper and Scalars, in the same order */
 typedef struct {
-  int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity, adopt, clip_update;
+  int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity, adopt, clip_update,
+          trust_ratio;
 } adamas_rule;
 typedef struct {
   double lr, beta1, beta2, eps, eps_root, weight_decay, momentum_decay, warmup_steps, r, weight_lr_power;

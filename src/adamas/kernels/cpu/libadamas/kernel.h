@@ -42,10 +42,11 @@ using Average = void (*)(T* average, const T* p, T share, int64_t n);
 
 // Of n elements, of which the first belongs to lane 0, adds the squares of the arrays of adamas.rule.reduction.
 template <class T>
-using Reduce = void (*)(const Numbers<T>& s, const T* g, T* const* slots, int64_t n, int64_t reach, double (*lanes)[16]);
+using Reduce = void (*)(const Numbers<T>& s, const T* p, const T* g, T* const* slots, int64_t n, int64_t reach,
+                        double (*lanes)[16]);
 
 // The lines of adamas.rule.reduction, likewise.
-enum Reduction { kRms, kReductions };
+enum Reduction { kRms, kTrust, kReductions };
 
 // The lines of adamas.rule.update that differ by more than numbers.
 enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kAdamax, kAdopt, kFormulas };

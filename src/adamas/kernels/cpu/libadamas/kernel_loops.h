@@ -19,7 +19,7 @@ constexpr Loops<T> all() {
   {{update<T, F, false, false>, update<T, F, false, true>}, {update<T, F, true, false>, update<T, F, true, true>}}
   return {{ADAMAS_VARIANTS(kAdam), ADAMAS_VARIANTS(kAmsgrad), ADAMAS_VARIANTS(kNesterov), ADAMAS_VARIANTS(kScheduleFree),
            ADAMAS_VARIANTS(kRectified), ADAMAS_VARIANTS(kAdamax), ADAMAS_VARIANTS(kAdopt)},
-          {{reduce<T, kRms, false>, reduce<T, kRms, true>}},
+          {{reduce<T, kRms, false>, reduce<T, kRms, true>}, {reduce<T, kTrust, false>, reduce<T, kTrust, true>}},
           squares<T>,
           count<T>,
           average<T>};

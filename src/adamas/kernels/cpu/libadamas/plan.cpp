@@ -111,6 +111,7 @@ Job<T> adamas_plan::job(int64_t k) const {
   if (reduces) {
     const Reduction what = reduction(settings.rule);
     job.reduce = loops<T>(*kernel).reduce[what][clipped];
+    job.reads_parameter = reads_parameter(what);
     for (int32_t i = 0; i < job.storage->slots; ++i) job.reads_slot[i] = reads_slot(what, i);
   }
   job.fused = fused_loop(*kernel, settings.rule, *job.storage, clipped, s.coupled != 0.0);

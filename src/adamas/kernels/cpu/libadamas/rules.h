@@ -30,10 +30,11 @@ inline int32_t root_slot(const adamas_rule& rule) {
 }
 
 // What the phase REDUCE adds up; of a rule that reduces.
-inline Reduction reduction(const adamas_rule&) { return kRms; }
+inline Reduction reduction(const adamas_rule& rule) { return rule.clip_update ? kRms : kTrust; }
 
-// Whether that reads slot s.
-inline bool reads_slot(Reduction, int32_t s) { return s == 1; }
+// Whether that reads the parameter, and slot s.
+inline bool reads_parameter(Reduction what) { return what == kTrust; }
+inline bool reads_slot(Reduction what, int32_t s) { return what == kTrust || s == 1; }
 
 template <class T>
 Update<T> rule_loop(const Loops<T>& loops, const adamas_rule& rule, bool clipped, bool coupled) {

@@ -91,6 +91,10 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
     s.unit = root2;
     s.shrink = h.lr * h.weight_decay;
   }
+  if (rule.trust_ratio != ADAMAS_TRUST_OFF) {
+    s.unit = h.lr;
+    s.shrink = rule.trust_ratio == ADAMAS_TRUST_WITH_DECAY ? h.lr * h.weight_decay : 0.0;
+  }
   if (rule.infinity) {
     s.alpha = h.lr / bc1;
     s.r2 = h.beta2;
@@ -117,12 +121,20 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
   return s;
 }
 
-adamas_scalars rescaled(const adamas_rule&, const adamas_scalars& before, double n, const double* sums) {
+adamas_scalars rescaled(const adamas_rule& rule, const adamas_scalars& before, double n, const double* sums) {
   adamas_scalars s = before;
-  const double rms = s.unit * std::sqrt(sums[0] / (n > 0.0 ? n : 1.0));
-  const double factor = 1.0 / (rms <= 1.0 ? 1.0 : rms);
+  const bool apart = rule.trust_ratio == ADAMAS_TRUST_WITHOUT_DECAY;
+  double factor;
+  if (rule.clip_update) {
+    const double rms = s.unit * std::sqrt(sums[0] / (n > 0.0 ? n : 1.0));
+    factor = 1.0 / (rms <= 1.0 ? 1.0 : rms);
+  } else {
+    const double kept = apart ? s.keep : 1.0;
+    const double of_p = std::sqrt(kept * kept * sums[0]), of_step = std::sqrt(sums[1]);
+    factor = of_p <= 0.0 || of_step <= 0.0 ? 1.0 : s.unit * of_p / of_step;
+  }
   s.alpha = s.alpha * factor;
-  s.keep = 1.0 - s.shrink * factor;
+  if (!apart) s.keep = 1.0 - s.shrink * factor;
   return s;
 }
 

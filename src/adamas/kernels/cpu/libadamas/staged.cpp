@@ -28,11 +28,14 @@ class Stage {
 
   // What the rule adds up over n elements, which lie at `b`, where there are `reach` in all.
   void sum(const adamas_buffers& b, int64_t n, int64_t reach, double (*lanes)[16]) {
+    const int32_t correction = storage_.correction;
     const T* const g = opened(storage_.g, const_cast<void*>(b.g), nullptr, g_, n, reach);
+    const T* p = nullptr;
+    if (job_.reads_parameter) p = opened(storage_.p, b.p, correction < 0 ? nullptr : b.slots[correction], p_, n, reach);
     T* slots[ADAMAS_MAX_SLOTS] = {};
     for (int32_t s = 0; s < storage_.slots; ++s)
       if (job_.reads_slot[s]) slots[s] = opened(storage_.slot[s], b.slots[s], b.scales[s], slots_[s], n, reach);
-    job_.reduce(job_.numbers, g, slots, n, reach, lanes);
+    job_.reduce(job_.numbers, p, g, slots, n, reach, lanes);
   }
 
   // Elements first ... first + n - 1 of the tensor, which lie at `b`, where there are `reach` in all.

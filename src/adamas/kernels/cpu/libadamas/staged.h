@@ -18,7 +18,7 @@ struct Job {
   adamas_buffers buffers;  // of the whole tensor
   Update<T> rule;
   Reduce<T> reduce;        // of a rule that reduces,
-  bool reads_slot[ADAMAS_MAX_SLOTS];  // and what it reads
+  bool reads_parameter, reads_slot[ADAMAS_MAX_SLOTS];  // and what it reads
   Fused fused;             // the same with its decoding, or NULL
   Numbers<T> numbers;
   uint64_t key;            // of seed, name and step
