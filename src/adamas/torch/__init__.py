@@ -14,6 +14,7 @@ distributed shards); sparse gradients; `capturable=True` and `differentiable=Tru
 
     adam       what `Adam` computes and takes; the others are beside it: nadam, radam, adamax, schedule_free
     optimizer  what they share
+    portable   their state, and that of torch's own optimizers, as `adamas.state` saves it
     stepper    one step over the parameters of an optimizer, over torch's own state
     memory     tensors as arrays over the same memory; what `optimizer.state` holds of a slot
     checks     settings, parameters and states that can be served, and why not
@@ -22,8 +23,9 @@ distributed shards); sparse gradients; `capturable=True` and `differentiable=Tru
 from adamas.torch.adam import Adam, AdamW
 from adamas.torch.adamax import Adamax
 from adamas.torch.nadam import NAdam
+from adamas.torch.portable import from_torch, to_torch
 from adamas.torch.radam import RAdam
 from adamas.torch.schedule_free import ScheduleFreeAdamW
 from adamas.torch.stepper import Stepper
 
-__all__ = ["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "ScheduleFreeAdamW", "Stepper"]
+__all__ = ["Adam", "AdamW", "Adamax", "NAdam", "RAdam", "ScheduleFreeAdamW", "Stepper", "from_torch", "to_torch"]

@@ -34,7 +34,7 @@ class Adam(Stepped, torch.optim.Adam):
             tells. A group may have its own.
         weights: how parameters of bfloat16 and float16 are rounded after a step: "nearest"; "stochastic"; or, for
             bfloat16, "split", which keeps 8 more bits of each weight. A group may have its own.
-        seed: of stochastic rounding; no part of the state.
+        seed: of stochastic rounding. `state_dict` has none, as torch's; `portable_state` has.
         nonfinite: what a step does where a gradient is not finite, or the norm of all is 2^64 or more, so that a square
             may overflow float32: "propagate" computes with what is there; "skip" changes nothing, does not count the
             step, and counts in `skipped`; "raise" changes nothing and raises. Both read the gradients once
@@ -44,6 +44,8 @@ class Adam(Stepped, torch.optim.Adam):
             a parameter; `average` in the state); the method `average` gives it. It starts at the parameter as it is
             before its first step. None: none.
         verify: N: about one block in N, chosen at random, is computed twice and compared; 0: none.
+        like: to go on from another framework: "keras" adds eps to the uncorrected root sqrt(w), "optax" keeps the
+            largest corrected v with amsgrad. Decay and defaults stay those of this class. A group may have its own.
 
     Raises:
         UnsupportedError: a parameter or a setting cannot be served (see the top of this module).

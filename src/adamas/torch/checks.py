@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from adamas.errors import StateError, UnsupportedError
+from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.parts import Nonfinite
 from adamas.parts import check_settings as check_shared
 from adamas.rule import PRESETS, Hyper, Rule
@@ -24,6 +24,7 @@ PEERS: dict[type, str] = {
     torch.optim.RAdam: "torch.RAdam",
     torch.optim.Adamax: "torch.Adamax",
 }
+Like: TypeAlias = Literal["torch", "keras", "optax"]
 EXACT = (torch.float32, torch.float64)
 LOW = (torch.bfloat16, torch.float16)
 
@@ -43,6 +44,7 @@ class Settings:
     stats: bool = False
     ema: float | None = None
     verify: int = 0
+    like: Like = "torch"
 
     def __post_init__(self) -> None:
         check_shared(self.seed, self.nonfinite, self.stats, self.verify, self.ema)
@@ -64,7 +66,8 @@ def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:
     given["beta1"], given["beta2"] = group["betas"]
     hyper = _hyper(**{name: float(x) if isinstance(x, Tensor) else x for name, x in given.items()})
     preset = next((name for kind, name in PEERS.items() if isinstance(optimizer, kind)), _SCHEDULE_FREE)
-    return _rule(preset, decoupled, bool(group.get("amsgrad")), bool(group["maximize"])), hyper
+    like = group.get("like", "torch")
+    return _rule(preset, decoupled, bool(group.get("amsgrad")), bool(group["maximize"]), like), hyper
 
 
 _NUMBERS = ("lr", "eps", "weight_decay", "momentum_decay", "warmup_steps", "r", "weight_lr_power")
@@ -72,11 +75,30 @@ _SCHEDULE_FREE = "schedulefree.AdamWScheduleFree"
 _hyper = functools.lru_cache(1024)(Hyper)  # groups have the same numbers again and again
 
 
+# like= -> where epsilon is added, and which maximum AMSGrad keeps; and whose formula else differs in that alone
+_LIKE = {"keras": ("keras", "raw"), "optax": ("paper", "corrected")}
+_LIKE_OF = {
+    "torch.Adam": ("torch", "keras", "optax"),
+    "torch.Adamax": ("torch", "keras", "optax"),
+    "torch.RAdam": ("torch", "optax"),
+}
+
+
 @functools.cache
-def _rule(preset: str, decoupled: bool, amsgrad: bool, maximize: bool) -> Rule:
+def _rule(preset: str, decoupled: bool, amsgrad: bool, maximize: bool, like: str) -> Rule:
+    allowed = _LIKE_OF.get(preset, ("torch",))
+    if like not in allowed:
+        raise ArgumentError(f"like={like!r}: give one of {', '.join(map(repr, allowed))}, for the rule of {preset}")
     rule = PRESETS[preset].rule
+    eps_mode, largest = _LIKE.get(like, (rule.eps_mode, "raw"))
     decay = "decoupled" if decoupled else rule.decay
-    return replace(rule, decay=decay, amsgrad="raw" if amsgrad else "off", maximize=maximize)
+    return replace(
+        rule,
+        eps_mode=eps_mode,  # type: ignore[arg-type]
+        decay=decay,
+        amsgrad=largest if amsgrad else "off",  # type: ignore[arg-type]
+        maximize=maximize,
+    )
 
 
 def check_settings(group: dict[str, Any]) -> None:
@@ -178,11 +200,27 @@ def names_of(groups: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def keys_of(groups: Sequence[dict[str, Any]]) -> list[str]:
-    """What keys the random numbers of each parameter: its name where torch was told, else its place among all."""
+def tensor_names(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """The parameters' names where torch was told, else their places among all."""
     named = [
         group["param_names"][i] if "param_names" in group else None
         for group in groups
         for i in range(len(group["params"]))
     ]
     return [str(i) if name is None else name for i, name in enumerate(named)]
+
+
+def keys_of(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """What keys the random numbers of each parameter: its name, or the one that came with a state."""
+    names = tensor_names(groups)
+    found: list[str] = []
+    for group in groups:
+        own = names[len(found) : len(found) + len(group["params"])]
+        taken = group.get("rounding_names", [])
+        found += [*taken, *own[len(taken) :]]
+    return found
+
+
+def seed_of(groups: Sequence[dict[str, Any]], own: int) -> int:
+    """The seed of an optimizer's random numbers: its own, or the one that came with a state."""
+    return next((group["seed"] for group in groups if "seed" in group), own)

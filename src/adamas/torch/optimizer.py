@@ -13,9 +13,11 @@ from adamas.errors import ArgumentError
 from adamas.formats import Weights
 from adamas.kernels import choose
 from adamas.parts import Nonfinite
+from adamas.state import State
 from adamas.storage import Description, Moments
 from adamas.telemetry import Statistics
-from adamas.torch.checks import Settings, check_parameter, check_settings, names_of, read_group
+from adamas.torch.checks import Like, Settings, check_parameter, check_settings, names_of, read_group
+from adamas.torch.portable import from_torch, to_torch
 from adamas.torch.stepper import Stepper
 
 
@@ -23,7 +25,7 @@ class Stepped:
     """What they share, before torch's own class in the order of methods.
 
     Args:
-        moments, weights, seed, nonfinite, stats, ema, verify: see `Adam`.
+        moments, weights, seed, nonfinite, stats, ema, verify, like: see `Adam`.
         args, kwargs: those of torch's own class.
     """
 
@@ -40,9 +42,10 @@ class Stepped:
         stats: bool = False,
         ema: float | None = None,
         verify: int = 0,
+        like: Like = "torch",
         **kwargs: Any,
     ) -> None:
-        self._settings = Settings(moments, weights, seed, nonfinite, stats, ema, verify)
+        self._settings = Settings(moments, weights, seed, nonfinite, stats, ema, verify, like)
         super().__init__(*args, **kwargs)
         # torch.amp.GradScaler then leaves the gradients as they are, and says what to do in grad_scale and found_inf.
         self._step_supports_amp_scaling = True
@@ -91,6 +94,8 @@ class Stepped:
             UnsupportedError: a parameter or a setting cannot be served; names it. The group was not added.
             ArgumentError: a number is outside its range. The group was not added.
         """
+        if self._settings.like != "torch":
+            param_group.setdefault("like", self._settings.like)
         super().add_param_group(param_group)  # type: ignore[misc]
         try:
             added = self.param_groups[-1]
@@ -112,7 +117,8 @@ class Stepped:
         Raises:
             UnsupportedError: it was saved with a setting that cannot be served. Nothing was loaded.
         """
-        own = [{name: group[name] for name in ("moments", "weights") if name in group} for group in self.param_groups]
+        kept = ("moments", "weights", "like")
+        own = [{name: group[name] for name in kept if name in group} for group in self.param_groups]
         loaded: dict[str, Any] = {}
 
         def look(_: Any, state: dict[str, Any]) -> None:  # what the user's hooks before it have made of it
@@ -165,6 +171,21 @@ class Stepped:
             raise ArgumentError("the optimizer has no such parameter; give one of those that it was made with")
         kept = self.state[p]["average"] if self.state.get(p) else p.detach()  # before its first step it is p
         return kept.to(torch.promote_types(p.dtype, torch.float32), copy=True)
+
+    def portable_state(self) -> State:
+        """A copy of everything carried from step to step, for `adamas.state.save`: `adamas.torch.from_torch`."""
+        return from_torch(self)  # type: ignore[arg-type]
+
+    def load_portable_state(self, state: State) -> None:
+        """Take over a `State`, as `adamas.state.load` gives it: moments, steps, numbers and seed.
+
+        What is stored in another format than the group's `moments` is converted by the next step.
+
+        Raises:
+            StateError: it does not fit; lists the differences. Nothing has been changed.
+        """
+        to_torch(state, self)  # type: ignore[arg-type]
+        self._steps_with().forget()
 
     @torch.compiler.disable
     def step(

@@ -21,7 +21,16 @@ from adamas.rule import Rule
 from adamas.state import OPTIONAL
 from adamas.storage import Storage
 from adamas.telemetry import COLUMNS
-from adamas.torch.checks import Settings, check_optional, check_parameter, check_state, keys_of, names_of
+from adamas.torch.checks import (
+    Settings,
+    check_optional,
+    check_parameter,
+    check_state,
+    keys_of,
+    names_of,
+    seed_of,
+    tensor_names,
+)
 from adamas.torch.memory import as_array, entries, gradient, scales_key, stored
 from adamas.torch.watch import Watch, is_negated
 
@@ -92,7 +101,8 @@ def prepare(optimizer: Any, asked: list[Asked], settings: Settings, low: bool) -
         low: whether parameters of 16 bits can be stepped.
     """
     groups, average = optimizer.param_groups, settings.ema is not None
-    names, keys = names_of(groups), keys_of(groups)
+    names, keys, seed = names_of(groups), keys_of(groups), seed_of(groups, settings.seed)
+    plain = tensor_names(groups)
     group_of = [k for k, group in enumerate(groups) for _ in group["params"]]
     params: list[Tensor] = [p for group in groups for p in group["params"]]
     storage.check_weights(
@@ -113,7 +123,7 @@ def prepare(optimizer: Any, asked: list[Asked], settings: Settings, low: bool) -
             check_optional(names[i], state, hows[i].weights, average)
             alike.setdefault((own.rule, p.dtype, hows[i].weights), []).append(i)
 
-    now = Prepared(asked, params, keys, waiting=[i for i in range(len(params)) if i not in hows])
+    now = Prepared(asked, params, plain, waiting=[i for i in range(len(params)) if i not in hows])
     now.single = [i for i in hows if params[i].numel() <= 1]
     new: list[tuple[int, dict[str, Any]]] = []
     for (rule, _, weights), members in alike.items():
@@ -127,7 +137,7 @@ def prepare(optimizer: Any, asked: list[Asked], settings: Settings, low: bool) -
                 raise StateError(f"a step count of parameter {names[i]} is {taken}, not a number of at least 0")
             carried = {c.name: float(state.get(c.name, c.initial)) for c in rule.carries}
             carry[k] = torch.tensor(list(carried.values()), dtype=torch.float64)
-            key = Key(settings.seed, name_key(keys[i]), int(taken), 0, 0)
+            key = Key(seed, name_key(keys[i]), int(taken), 0, 0)
             kept.append(_kept(rule, hows[i], params[i], state, key, average))
             own_state: dict[str, Any] = {"step": steps[k], **{c.name: carry[k, n] for n, c in enumerate(rule.carries)}}
             for name, held in kept[-1].items():
@@ -136,14 +146,15 @@ def prepare(optimizer: Any, asked: list[Asked], settings: Settings, low: bool) -
         counts = steps.numpy()
         plan = choose().plan(
             rule,
-            [keys[i] for i in members],
+            [plain[i] for i in members],
             [as_array(params[i].detach()) for i in members],
             [[held[slot] for held in kept] for slot in kept[0]],
-            settings.seed,
+            seed,
             [hows[i].formats for i in members],
             weights,
             average,
             settings.verify,
+            [keys[i] for i in members],
         )
         rows = None if len(groups) == 1 else np.array([group_of[i] for i in members], np.int32)
         sums = np.zeros((len(members), COLUMNS))

@@ -15,7 +15,7 @@ from adamas.errors import ArgumentError, ArrayError, FaultError
 from adamas.rule import Clip, Hyper
 from adamas.storage import Description
 from adamas.telemetry import Statistics, of_step
-from adamas.torch.checks import Settings, keys_of, names_of, read_group
+from adamas.torch.checks import Settings, names_of, read_group, tensor_names
 from adamas.torch.memory import as_array, gradient
 from adamas.torch.prepared import Asked, Prepared, prepare, stored_as
 from adamas.torch.watch import READS
@@ -73,6 +73,10 @@ class Stepper:
         if taken:  # what autograd has saved of a parameter is out of date, as after any operation in place
             torch.autograd.graph.increment_version(stepped)
 
+    def forget(self) -> None:
+        """Look at everything again at the next step: another state was loaded."""
+        self._prepared = Prepared()
+
     def stats(self) -> Statistics:
         """What the last step did.
 
@@ -96,7 +100,7 @@ class Stepper:
     def describe(self, optimizer: torch.optim.Optimizer) -> Description:
         """How the state of each parameter is stored, once it has taken a step."""
         groups, average = optimizer.param_groups, self._settings.ema is not None
-        found, names = [], iter(keys_of(groups))
+        found, names = [], iter(tensor_names(groups))
         for k, group in enumerate(groups):
             rule, _ = read_group(group, optimizer)
             for p in group["params"]:
