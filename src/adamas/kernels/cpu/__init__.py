@@ -36,8 +36,8 @@ _AMSGRAD = {"off": 0, "raw": 1, "corrected": 2}
 _NESTEROV = {"off": 0, "constant": 1, "scheduled": 2}
 _TRUST_RATIO = {"off": 0, "with_decay": 1, "without_decay": 2}
 _DTYPE = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
-_FORMAT = {"float32": 0, "bfloat16": 1, "int8": 2}
-_WEIGHTS = {"nearest": 0, "stochastic": 1, "split": 2}
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+WEIGHTS = {"nearest": 0, "stochastic": 1, "split": 2}
 _CLIP = {"value": 1, "norm": 2, "global_norm": 3, "torch": 4}
 _ISA = {"scalar": 0, "sse": 1, "avx2": 2, "neon": 3}
 _ISA_NAMES = {code: name for name, code in _ISA.items()}
@@ -122,8 +122,8 @@ class Plan:
                 scales,
                 [name_key(name) for name in rounding_names or names],
                 _DTYPE[params[0].dtype.name],
-                [_FORMAT[name] for own in arrays.each(formats, len(names)) for name in own or native],
-                _WEIGHTS[weights],
+                [FORMATS[name] for own in arrays.each(formats, len(names)) for name in own or native],
+                WEIGHTS[weights],
                 average,
                 verify,
                 seed % 2**64,

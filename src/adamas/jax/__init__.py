@@ -1,0 +1,42 @@
+"""Adamas for JAX: optax's Adam family, with the native engine on CPUs and a fused step.
+
+    from adamas.jax import adamw                      # was: from optax import adamw
+
+    optimizer = adamw(1e-3)
+    state = optimizer.init(params)
+    updates, state = optimizer.update(grads, state, params)      # composes with optax.chain, masked, ...
+    params, state = optimizer.step(params, grads, state)         # or: one fused call
+
+`adam` documents what they share, `Optimizer.step` the fused step.
+"""
+
+from __future__ import annotations
+
+from adamas.errors import MissingExtraError
+
+try:
+    from adamas.jax.family import adam, adamax, adamaxw, adamw, amsgrad, nadam, nadamw, radam
+    from adamas.jax.optimizer import Optimizer
+    from adamas.jax.schedule_free import schedule_free_adamw, schedule_free_eval_params
+    from adamas.jax.states import Int8, Packed, State
+except ModuleNotFoundError as error:
+    if error.name not in ("jax", "jaxlib", "optax"):
+        raise
+    raise MissingExtraError(f"adamas.jax needs JAX and optax ({error}); pip install 'adamas[jax]'") from error
+
+__all__ = [
+    "Int8",
+    "Optimizer",
+    "Packed",
+    "State",
+    "adam",
+    "adamax",
+    "adamaxw",
+    "adamw",
+    "amsgrad",
+    "nadam",
+    "nadamw",
+    "radam",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+]
