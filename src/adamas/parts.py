@@ -7,7 +7,7 @@ make a `Part` of each and step them here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import is_
 from typing import Any, Literal, NamedTuple, get_args
@@ -104,6 +104,7 @@ def step(
     check: bool = False,
     average_decay: float | None = None,
     statistics: bool = False,
+    beside: Mapping[int, float] | None = None,
 ) -> float | None:
     """One step of every tensor that has a gradient; see `kernels.reference.Plan.step`.
 
@@ -115,6 +116,8 @@ def step(
         grad_scale, average_decay: as a plan takes them.
         check: nothing is changed where the norm of the scaled gradients is one that `can_square` refuses.
         statistics: write `sums`.
+        beside: the sums of squares of tensors that have a gradient and are stepped elsewhere, by their position; norms
+            count them.
 
     Returns:
         The norm of the scaled gradients where it is checked or they are clipped by it, else None.
@@ -125,10 +128,13 @@ def step(
     """
     given = split(parts, grads)
     squares = None
-    if len(parts) > 1:  # everything is checked before the first plan writes, and the norm is over all
+    if len(parts) > 1 or beside:  # everything is checked before the first plan writes, and the norm is over all
         check_ready(parts, given)
         if check or clip is not None:
-            squares = _total(sums_of_squares(parts, given))
+            sums = sums_of_squares(parts, given)
+            for i, elsewhere in (beside or {}).items():
+                sums[i] = elsewhere
+            squares = _total(sums)
         if check and squares is not None:
             whole = abs(grad_scale) * math.sqrt(squares)
             if not can_square(parts, whole):

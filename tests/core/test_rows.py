@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import rows as native
 from support.environments import environment
 from support.problems import HYPER
 from support.stepping import different, same_bits
@@ -18,6 +17,7 @@ from support.stepping import table as numbers
 
 from adamas.errors import ArrayError, UnsupportedError
 from adamas.kernels import cpu, reference, rows
+from adamas.kernels.cpu import rows as native
 from adamas.rule import Clip, Hyper, Rule, Scalars, update
 from adamas.scalars import power, scalars
 
@@ -135,7 +135,7 @@ def test_an_index_out_of_range(wrong: int, index: Any) -> None:
     indices = np.array([0, 4, wrong, 7, 1], index)
     found, *written = native.sort(indices, 5)
     assert found == -1 - 2
-    assert all((array == -7).all() for array in written)
+    assert all((array == -1).all() for array in written)
     with pytest.raises(ArrayError, match=rf"index {wrong} at position 2 .* 0 to 4"):
         rows.add_up(indices, np.zeros((5, 2), np.float32), 5)
 

@@ -59,6 +59,18 @@ def add_up(indices: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndar
     return rows.astype(np.int64), sums
 
 
+def check_rule(rule: Rule) -> None:
+    """Nothing if lazy steps are defined for a rule.
+
+    Raises:
+        UnsupportedError: NAdam, schedule-free AdamW, or a rule that `reduces`.
+    """
+    if rule.nesterov != "off" or rule.schedule_free or rule.reduces:
+        raise UnsupportedError(
+            "NAdam, schedule-free AdamW and rules that look at a whole tensor have no lazy rows; give dense gradients"
+        )
+
+
 def step(
     rule: Rule,
     hyper: Hyper,
@@ -86,10 +98,7 @@ def step(
     Raises:
         UnsupportedError: NAdam, schedule-free AdamW, or a rule that `reduces`. Nothing has been written.
     """
-    if rule.nesterov != "off" or rule.schedule_free or rule.reduces:
-        raise UnsupportedError(
-            "NAdam, schedule-free AdamW and rules that look at a whole tensor have no lazy rows; give dense gradients"
-        )
+    check_rule(rule)
     dtype = p.dtype.type
     by_value = clip is not None and clip.kind == "value"
     silent = _silence(seen)[rows]

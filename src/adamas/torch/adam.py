@@ -43,6 +43,11 @@ class Adam(Stepped, torch.optim.Adam):
         ema: keep an exponential moving average of each parameter, with this decay in [0, 1), in float32 (4 more bytes
             a parameter; `average` in the state); the method `average` gives it. It starts at the parameter as it is
             before its first step. None: none.
+        sparse: what becomes of sparse gradients, such as those of `torch.nn.Embedding(sparse=True)`. "dense": they are
+            made dense. "lazy": a row without a gradient in this step keeps its weights, so that a step costs what the
+            rows with one cost; a row that comes back has its moments decayed first, as if its gradients had been 0.
+            For `Adam`, `AdamW`, `RAdam` and `Adamax`, parameters of float32 and float64, without ema, stats and verify.
+            Until `state_dict` is called, moments of silent rows are those of their last step.
         verify: N: about one block in N, chosen at random, is computed twice and compared; 0: none.
         like: to go on from another framework: "keras" adds eps to the uncorrected root sqrt(w), "optax" keeps the
             largest corrected v with amsgrad. Decay and defaults stay those of this class. A group may have its own.

@@ -43,11 +43,22 @@ class Settings:
     nonfinite: Nonfinite | None = None
     stats: bool = False
     ema: float | None = None
+    sparse: str = "dense"
     verify: int = 0
     like: Like = "torch"
 
     def __post_init__(self) -> None:
         check_shared(self.seed, self.nonfinite, self.stats, self.verify, self.ema)
+        if self.sparse not in ("dense", "lazy"):
+            raise ArgumentError(f"sparse={self.sparse!r}: give 'dense' or 'lazy'")
+        if self.sparse == "lazy":
+            default = Settings()
+            for name in ("moments", "weights", "stats", "ema", "verify"):
+                if getattr(self, name) != getattr(default, name):
+                    raise ArgumentError(
+                        f"{name}={getattr(self, name)!r} with sparse='lazy', which leaves rows out, and steps "
+                        "parameters and moments of float32 and float64 only; leave one of the two out"
+                    )
         for name in ("seed", "verify"):
             object.__setattr__(self, name, int(getattr(self, name)))
 

@@ -56,21 +56,25 @@ def entries(rule: Rule, slot: str, kept: np.ndarray | Blocks) -> dict[str, Tenso
     return {key(rule, slot): as_tensor(kept)}
 
 
-def gradient(name: str, given: Tensor | None) -> np.ndarray | None:
+def gradient(name: str, given: Tensor | None, sparse: bool) -> np.ndarray | None:
     """A gradient as an array, whatever it is.
 
+    Args:
+        sparse: whether it may be sparse, and is to be made dense.
+
     Raises:
-        UnsupportedError: it is sparse, or cannot be read.
+        UnsupportedError: it is sparse and may not be, or cannot be read.
     """
     if given is None:
         return None
-    if given.layout != torch.strided:
+    if given.layout != torch.strided and not sparse:
         raise UnsupportedError(
-            f"the gradient of parameter {name} has the layout {given.layout}; adamas.torch steps with dense "
-            "gradients: make the embedding with sparse=False, or use torch.optim.SparseAdam"
+            f"the gradient of parameter {name} has the layout {given.layout}, for which torch has SparseAdam; "
+            "adamas.torch.Adam takes it with sparse='dense' or 'lazy'"
         )
     try:
-        return as_array(given.detach().resolve_conj().resolve_neg())
+        given = given.detach() if given.layout == torch.strided else given.detach().to_dense()
+        return as_array(given.resolve_conj().resolve_neg())
     except (TypeError, RuntimeError) as error:
         raise UnsupportedError(
             f"the gradient of parameter {name} is {given.dtype} on {given.device} and cannot be read ({error}); "

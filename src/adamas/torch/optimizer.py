@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Stepped:
     """What they share, before torch's own class in the order of methods.
 
     Args:
-        moments, weights, seed, nonfinite, stats, ema, verify, like: see `Adam`.
+        moments, weights, seed, nonfinite, stats, ema, sparse, verify, like: see `Adam`.
         args, kwargs: those of torch's own class.
     """
 
@@ -41,11 +41,12 @@ class Stepped:
         nonfinite: Nonfinite | None = None,
         stats: bool = False,
         ema: float | None = None,
+        sparse: Literal["dense", "lazy"] = "dense",
         verify: int = 0,
         like: Like = "torch",
         **kwargs: Any,
     ) -> None:
-        self._settings = Settings(moments, weights, seed, nonfinite, stats, ema, verify, like)
+        self._settings = Settings(moments, weights, seed, nonfinite, stats, ema, sparse, verify, like)
         super().__init__(*args, **kwargs)
         # torch.amp.GradScaler then leaves the gradients as they are, and says what to do in grad_scale and found_inf.
         self._step_supports_amp_scaling = True
@@ -60,8 +61,15 @@ class Stepped:
             cls.__signature__ = inspect.Signature(shown[1:])  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
+        self._settle()
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         return {**state, "_settings": self._settings}
+
+    def state_dict(self) -> dict[str, Any]:
+        """`torch.optim.Optimizer.state_dict`; with sparse="lazy", every row is decayed to the present first."""
+        self._settle()
+        found: dict[str, Any] = super().state_dict()  # type: ignore[misc]
+        return found
 
     @property
     def kernel(self) -> str:
@@ -130,12 +138,12 @@ class Stepped:
             for group, settings in zip(self.param_groups, own, strict=True):
                 for name, value in settings.items():
                     group.setdefault(name, value)  # torch's own state has none of them
-            # torch has cast everything to the parameter's dtype: codes of int8, and float32 for a bfloat16 parameter.
+            # torch has cast everything to the parameter's dtype, codes of int8 too, and shares what it need not cast.
             keys = [key for group in loaded["param_groups"] for key in group["params"]]
             params = [p for group in self.param_groups for p in group["params"]]
             for key, p in zip(keys, params, strict=True):
                 for name, value in loaded["state"].get(key, {}).items():
-                    if isinstance(value, Tensor) and name != "step":
+                    if isinstance(value, Tensor):
                         self.state[p][name] = value.detach().to(p.device, copy=True)
 
         base: Any = super()
@@ -233,6 +241,10 @@ class Stepped:
             grad_scale /= float(scale)
         stepper.step(self, max_norm=max_norm, grad_scale=grad_scale)  # type: ignore[arg-type]
         return loss
+
+    def _settle(self) -> None:
+        """Make moments of rows that had no gradient what a dense optimizer's would be; see `sparse`."""
+        self._steps_with().settle()
 
     def _steps_with(self) -> Stepper:
         if "_stepper" not in self.__dict__:  # new, copied or unpickled

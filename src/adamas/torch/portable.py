@@ -47,6 +47,8 @@ def from_torch(optimizer: torch.optim.Optimizer) -> State:
     """
     settings, (rule, hypers) = _settings(optimizer), _formula(optimizer)
     names, groups = _names(optimizer), optimizer.param_groups
+    if settings is not None:
+        optimizer._settle()  # type: ignore[attr-defined]
     if not all(group.get("train_mode", True) for group in groups):
         raise StateError("the parameters hold the weights for evaluation; to give its state, call train() first")
     slots, steps, carries = {}, {}, {}

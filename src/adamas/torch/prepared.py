@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adamas import formats, parts, storage
-from adamas.errors import ArgumentError, StateError
+from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.formats import Blocks, Key, name_key
 from adamas.kernels import choose
 from adamas.kernels.reference import ieee
@@ -32,6 +32,7 @@ from adamas.torch.checks import (
     tensor_names,
 )
 from adamas.torch.memory import as_array, entries, gradient, scales_key, stored
+from adamas.torch.tables import Table
 from adamas.torch.watch import Watch, is_negated
 
 
@@ -52,6 +53,7 @@ class Prepared:
     waiting  the places of those that have had no gradient yet, and so have no state
     single   the places of those with at most one element
     steps    of each part: shares memory with state[p]["step"]
+    tables   with sparse="lazy": what may have sparse gradients, by its place
     """
 
     asked: list[Asked] = field(default_factory=list)
@@ -63,6 +65,7 @@ class Prepared:
     parts: list[Part] = field(default_factory=list)
     steps: list[np.ndarray] = field(default_factory=list)
     nonfinite: str = "propagate"
+    tables: dict[int, Table] = field(default_factory=dict)
 
     def gradients(self, optimizer: Any, asked: list[Asked]) -> list[Tensor | None] | None:
         """The gradients of all parameters; None where this is out of date. It runs at each step, so nothing here is
@@ -98,7 +101,7 @@ def prepare(optimizer: Any, asked: list[Asked], settings: Settings, low: bool) -
         optimizer: of torch.
         asked: of each group.
         settings: what torch has no arguments for.
-        low: whether parameters of 16 bits can be stepped.
+        low: whether parameters of 16 bits and sparse gradients are served, for which torch computes something else.
     """
     groups, average = optimizer.param_groups, settings.ema is not None
     names, keys, seed = names_of(groups), keys_of(groups), seed_of(groups, settings.seed)
@@ -116,10 +119,17 @@ def prepare(optimizer: Any, asked: list[Asked], settings: Settings, low: bool) -
         state, own = optimizer.state.get(p, {}), asked[group_of[i]]
         if state or p.grad is not None:
             check_parameter(names[i], p, low)
-            gradient(names[i], p.grad)
+            if not (low and p.grad is not None and p.grad.layout != torch.strided):  # those are made dense
+                gradient(names[i], p.grad, False)
             if state:
                 check_state(names[i], own.rule, state, p)
             hows[i] = stored_as(own.rule, p, names[i], own.moments, own.weights)
+            by_rows = settings.sparse == "lazy" and p.grad is not None and p.grad.layout != torch.strided
+            if by_rows and not _plain(hows[i]):
+                raise UnsupportedError(
+                    f"parameter {names[i]} has a sparse gradient and moments in {own.moments}; sparse='lazy' steps "
+                    "rows whose moments are float32 or float64; put it into a group with moments='float32'"
+                )
             check_optional(names[i], state, hows[i].weights, average)
             alike.setdefault((own.rule, p.dtype, hows[i].weights), []).append(i)
 
@@ -143,6 +153,8 @@ def prepare(optimizer: Any, asked: list[Asked], settings: Settings, low: bool) -
             for name, held in kept[-1].items():
                 own_state |= entries(rule, name, held)
             new.append((i, own_state))
+            if settings.sparse == "lazy" and params[i].ndim and _plain(hows[i]):
+                now.tables[i] = Table(rule, as_array(params[i].detach()), list(kept[-1].values()))
         counts = steps.numpy()
         plan = choose().plan(
             rule,
@@ -192,6 +204,10 @@ def _kept(
         if name in kept and name in state:
             kept[name] = as_array(state[name].detach().contiguous())
     return kept
+
+
+def _plain(how: Storage) -> bool:
+    return set(how.formats) == {"float32"}
 
 
 def _step_dtype() -> torch.dtype:

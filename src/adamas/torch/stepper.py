@@ -12,12 +12,14 @@ from torch import Tensor
 
 from adamas import parts, storage
 from adamas.errors import ArgumentError, ArrayError, FaultError
-from adamas.rule import Clip, Hyper
+from adamas.kernels.rows import check_rule
+from adamas.rule import Clip, Hyper, clip_factor
 from adamas.storage import Description
 from adamas.telemetry import Statistics, of_step
 from adamas.torch.checks import Settings, names_of, read_group, tensor_names
 from adamas.torch.memory import as_array, gradient
 from adamas.torch.prepared import Asked, Prepared, prepare, stored_as
+from adamas.torch.tables import Sums, add_up
 from adamas.torch.watch import READS
 
 
@@ -56,17 +58,24 @@ class Stepper:
         asked = [Asked(rule, *self._stored(group)) for (rule, _), group in zip(read, groups, strict=True)]
         table = self._tabulate([hyper for _, hyper in read])
         grads = self._prepared.gradients(optimizer, asked)
+        fits = grads is not None
         if grads is None:
+            grads = [p.grad for group in groups for p in group["params"]]
+        rows = self._take_rows(grads, groups) if self._settings.sparse == "lazy" else {}
+        if not fits:
+            self.settle()
             self._prepared = prepare(optimizer, asked, self._settings, self._low)
-            grads = [p.grad for p in self._prepared.params]
         self.norm = None
         if not self._prepared.parts:
             return
         stepped = self._prepared.params
         if parts.has_none(grads):
-            stepped = [p for p, g in zip(stepped, grads, strict=True) if g is not None]
+            stepped = [p for i, p in enumerate(stepped) if grads[i] is not None or i in rows]
+        for i, own in self._prepared.tables.items():
+            if grads[i] is not None:
+                own.settle()
         try:
-            taken = self._run_anyhow(grads, groups, table, clip, grad_scale)
+            taken = self._run_anyhow(grads, rows, groups, table, clip, grad_scale)
         except FaultError:
             torch.autograd.graph.increment_version(stepped)
             raise
@@ -76,6 +85,11 @@ class Stepper:
     def forget(self) -> None:
         """Look at everything again at the next step: another state was loaded."""
         self._prepared = Prepared()
+
+    def settle(self) -> None:
+        """Decay what rows of tables keep, and have missed while they had no gradient, to the present."""
+        for table in self._prepared.tables.values():
+            table.settle()
 
     def stats(self) -> Statistics:
         """What the last step did.
@@ -114,14 +128,30 @@ class Stepper:
 
         Raises:
             ArgumentError: they cannot; names the first.
+            UnsupportedError: its rule has no lazy rows, with sparse="lazy".
         """
         rule, _ = read_group(group, optimizer)
+        if self._settings.sparse == "lazy":
+            check_rule(rule)
         for name, p in zip(names, group["params"], strict=True):
             stored_as(rule, p, name, *self._stored(group))
+
+    def _take_rows(self, grads: list[Tensor | None], groups: Sequence[dict[str, Any]]) -> dict[int, Sums]:
+        """The sparse gradients, added up, by their places; they are taken out of the list."""
+        params = [p for group in groups for p in group["params"]]
+        found = {
+            i: add_up(names_of(groups)[i], g, params[i])
+            for i, g in enumerate(grads)
+            if g is not None and g.layout != torch.strided
+        }
+        for i in found:
+            grads[i] = None
+        return found
 
     def _run_anyhow(
         self,
         grads: list[Tensor | None],
+        rows: dict[int, Sums],
         groups: Sequence[dict[str, Any]],
         table: np.ndarray,
         clip: Clip | None,
@@ -130,16 +160,19 @@ class Stepper:
         """The step, with gradients as they are if they can be read so; nothing is written where they cannot."""
         if READS and not self._prepared.negated(grads):
             try:
-                return self._run(grads, table, clip, grad_scale)
+                return self._run(grads, rows, table, clip, grad_scale)
             except ArrayError:
                 pass  # one is not contiguous, or sparse, or not there at all: look closer
-        arrays = _arrays(grads, groups)
+        arrays = _arrays(grads, groups, self._low)
         try:
-            return self._run(arrays, table, clip, grad_scale)
+            return self._run(arrays, rows, table, clip, grad_scale)
         except ArrayError:  # one is not contiguous, or shares memory with a parameter
-            return self._run([g if g is None else np.array(g, order="C") for g in arrays], table, clip, grad_scale)
+            apart = [g if g is None else np.array(g, order="C") for g in arrays]
+            return self._run(apart, rows, table, clip, grad_scale)
 
-    def _run(self, grads: list[Any], table: np.ndarray, clip: Clip | None, grad_scale: float) -> bool:
+    def _run(
+        self, grads: list[Any], rows: dict[int, Sums], table: np.ndarray, clip: Clip | None, grad_scale: float
+    ) -> bool:
         """The step; False where it was skipped."""
         now = self._prepared
         check = now.nonfinite != "propagate"
@@ -155,7 +188,12 @@ class Stepper:
                 check=check,
                 average_decay=self._settings.ema,
                 statistics=self._settings.stats,
+                beside={i: own.squares for i, own in rows.items()} if check or clip is not None else None,
             )
+            skipped = check and norm is not None and not parts.can_square(now.parts, norm)
+            if rows and not skipped:
+                factor = 1.0 if clip is None or norm is None else clip_factor(clip.kind, norm, clip.bound)
+                self._step_rows(rows, grad_scale * factor)
         except FaultError:  # the step has been taken
             self._remember(grads, grad_scale)
             raise
@@ -163,14 +201,25 @@ class Stepper:
             for part, steps in zip(now.parts, now.steps, strict=True):
                 steps[:] = part.taken
         self.norm = norm
-        if check and norm is not None and not parts.can_square(now.parts, norm):
+        if skipped:
             if now.nonfinite == "raise":
                 arrays = [g if g is None or isinstance(g, np.ndarray) else as_array(g.detach()) for g in grads]
+                for i, own in rows.items():
+                    arrays[i] = own.dense
                 raise parts.not_finite(now.parts, now.names, arrays, grad_scale)
             self.skipped += 1
             return False
         self._remember(grads, grad_scale)
         return True
+
+    def _step_rows(self, rows: dict[int, Sums], grad_scale: float) -> None:
+        hypers, now = self._table[0], self._prepared
+        for part in now.parts:
+            for k, i in enumerate(part.members):
+                if i in rows:
+                    t = int(part.taken[k]) + 1
+                    now.tables[i].step(hypers[0 if part.rows is None else part.rows[k]], t, rows[i], grad_scale)
+                    part.taken[k] = t
 
     def _remember(self, grads: list[Any], grad_scale: float) -> None:
         if self._settings.stats:
@@ -185,9 +234,9 @@ class Stepper:
         return self._table[1]
 
 
-def _arrays(grads: list[Tensor | None], groups: Sequence[dict[str, Any]]) -> parts.Gradients:
-    """The gradients as NumPy arrays over the same memory."""
+def _arrays(grads: list[Tensor | None], groups: Sequence[dict[str, Any]], sparse: bool) -> parts.Gradients:
+    """The gradients as NumPy arrays, over the same memory where they are dense."""
     try:
         return [g if g is None else as_array(g) for g in grads]
     except (TypeError, RuntimeError):
-        return [gradient(name, g) for name, g in zip(names_of(groups), grads, strict=True)]
+        return [gradient(name, g, sparse) for name, g in zip(names_of(groups), grads, strict=True)]

@@ -1,24 +1,27 @@
-"""The rows of libadamas, called through its C interface as the TensorFlow op calls it."""
+"""Lazy steps of tables in libadamas: the functions of `adamas.kernels.rows`, with the same bits, by its C interface."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import astuple
 
 import numpy as np
 
+from adamas.errors import ArrayError
 from adamas.kernels import cpu
+from adamas.kernels.rows import check_rule
 from adamas.rule import Clip, Hyper, Rule
 
-MAX_SLOTS = 6  # adamas.h
-CLIPS = ("none", "value", "norm", "global_norm", "torch")
+# adamas.h
+_MAX_SLOTS = 6
 
 
 class _Table(ctypes.Structure):
     _fields_ = (
         ("p", ctypes.c_void_p),
-        ("slots", ctypes.c_void_p * MAX_SLOTS),
+        ("slots", ctypes.c_void_p * _MAX_SLOTS),
         ("seen", ctypes.c_void_p),
         ("clock", ctypes.c_int32),
         ("width", ctypes.c_int64),
@@ -34,31 +37,9 @@ class _Scaling(ctypes.Structure):
     )
 
 
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(cpu.library_path()))
-    library.adamas_rows_sort.restype = ctypes.c_int64
-    library.adamas_rows_squares.restype = ctypes.c_double
-    return library
-
-
-def _at(array: np.ndarray) -> ctypes.c_void_p:
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def _width(values: np.ndarray) -> int:
-    return int(np.prod(values.shape[1:], dtype=np.int64))
-
-
-def _ranges(n: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
-    """[0, n) in pieces that end at `cuts`, the last ones first: no result may depend on either."""
-    ends = sorted({min(cut, n) for cut in (*cuts, n)})
-    return list(zip([0, *ends], ends, strict=False))[::-1]
-
-
 def sort(indices: np.ndarray, count: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """What adamas_rows_sort returned, and the arrays for what it wrote, filled with -7 before."""
-    rows, order, ends = (np.full(len(indices), -7, np.int64) for _ in range(3))
+    """What adamas_rows_sort returned, and the arrays for what it wrote: rows, order, ends."""
+    rows, order, ends = (np.full(len(indices), -1, np.int64) for _ in range(3))
     found = _library().adamas_rows_sort(
         ctypes.c_int32(indices.dtype.itemsize),
         _at(indices),
@@ -74,13 +55,27 @@ def sort(indices: np.ndarray, count: int) -> tuple[int, np.ndarray, np.ndarray, 
 def add_up(
     indices: np.ndarray, values: np.ndarray, count: int, cuts: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`adamas.kernels.rows.add_up`, in ranges that end at `cuts`."""
+    """`adamas.kernels.rows.add_up`.
+
+    Args:
+        indices, values, count: as there, C-contiguous.
+        cuts: the rows at which the work is cut into calls, as threads would share it; no result depends on it.
+
+    Raises:
+        ArrayError: an index is not from 0 to count - 1.
+    """
     found, rows, order, ends = sort(indices, count)
-    assert found >= 0
-    sums = np.full((found, *values.shape[1:]), np.nan, values.dtype)
+    if found == -(2**63):
+        raise MemoryError("no memory to sort the rows of a sparse gradient")
+    if found < 0:
+        raise ArrayError(
+            f"index {indices[-1 - found]} at position {-1 - found} of a sparse gradient: the table has the rows 0 to "
+            f"{count - 1}"
+        )
+    sums = np.empty((found, *values.shape[1:]), values.dtype)
     for begin, end in _ranges(found, cuts):
         _library().adamas_rows_sum(
-            ctypes.c_int32(values.dtype == np.float64),
+            _dtype(values),
             _at(values),
             ctypes.c_int64(_width(values)),
             _at(order),
@@ -93,16 +88,10 @@ def add_up(
 
 
 def squares(rows: np.ndarray, sums: np.ndarray) -> float:
-    """The sum of squares of the dense gradient."""
-    return float(
-        _library().adamas_rows_squares(
-            ctypes.c_int32(sums.dtype == np.float64),
-            _at(sums),
-            _at(rows),
-            ctypes.c_int64(len(rows)),
-            ctypes.c_int64(_width(sums)),
-        )
-    )
+    """The sum of squares of the dense gradient, as a norm of it is the root of."""
+    width = ctypes.c_int64(_width(sums))
+    found: float = _library().adamas_rows_squares(_dtype(sums), _at(sums), _at(rows), ctypes.c_int64(len(rows)), width)
+    return found
 
 
 def step(
@@ -119,15 +108,19 @@ def step(
     squares: float = 0.0,
     cuts: Sequence[int] = (),
 ) -> None:
-    """`adamas.kernels.rows.step`."""
+    """`adamas.kernels.rows.step`.
+
+    Raises:
+        UnsupportedError: the rule has no lazy rows. Nothing has been written.
+    """
+    check_rule(rule)
     codes = (ctypes.c_int32 * len(cpu.rule_codes(rule)))(*cpu.rule_codes(rule))
     numbers = (ctypes.c_double * len(astuple(hyper)))(*astuple(hyper))
-    kind, bound = (0, 0.0) if clip is None else (CLIPS.index(clip.kind), clip.bound)
-    scaling = _Scaling(grad_scale, kind, bound, squares)
+    scaling = _Scaling(grad_scale, cpu.clip_code(clip), 0.0 if clip is None else clip.bound, squares)
     for begin, end in _ranges(len(rows), cuts):
         _library().adamas_rows_update(
             codes,
-            ctypes.c_int32(p.dtype == np.float64),
+            _dtype(p),
             ctypes.byref(_table(p, slots, seen)),
             _at(rows),
             _at(sums),
@@ -144,7 +137,7 @@ def settle(hyper: Hyper, slots: Sequence[np.ndarray], seen: np.ndarray, cuts: Se
     """`adamas.kernels.rows.settle`."""
     for begin, end in _ranges(len(seen) - 1, cuts):
         _library().adamas_rows_settle(
-            ctypes.c_int32(slots[0].dtype == np.float64),
+            _dtype(slots[0]),
             ctypes.byref(_table(None, slots, seen)),
             ctypes.c_double(hyper.beta1),
             ctypes.c_double(hyper.beta2),
@@ -154,11 +147,37 @@ def settle(hyper: Hyper, slots: Sequence[np.ndarray], seen: np.ndarray, cuts: Se
     seen[-1] = 0
 
 
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(cpu.library_path()))
+    library.adamas_rows_sort.restype = ctypes.c_int64
+    library.adamas_rows_squares.restype = ctypes.c_double
+    return library
+
+
+def _at(array: np.ndarray) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _dtype(array: np.ndarray) -> ctypes.c_int32:
+    return ctypes.c_int32(array.dtype == np.float64)
+
+
+def _width(values: np.ndarray) -> int:
+    return int(np.prod(values.shape[1:], dtype=np.int64))
+
+
+def _ranges(n: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
+    ends = sorted({min(cut, n) for cut in (*cuts, n)})
+    return list(zip([0, *ends], ends, strict=False))[::-1]
+
+
 def _table(p: np.ndarray | None, slots: Sequence[np.ndarray], seen: np.ndarray) -> _Table:
-    places = [_at(slot).value for slot in slots] + [None] * (MAX_SLOTS - len(slots))
+    places = [_at(slot).value for slot in slots] + [None] * (_MAX_SLOTS - len(slots))
     return _Table(
         None if p is None else _at(p).value,
-        (ctypes.c_void_p * MAX_SLOTS)(*places),
+        (ctypes.c_void_p * _MAX_SLOTS)(*places),
         _at(seen).value,
         int(seen[-1]),
         _width(slots[0]),
