@@ -19,8 +19,10 @@ from parameters import equal, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
 from adamas.torch import stepper, watch  # noqa: E402
+from adamas.torch.memory import key  # noqa: E402
 
 COUNT, WIDTH = 40, 7
+RULE = Rule(decay="coupled")
 HYPER = Hyper(0.02, 0.8, 0.95, 1e-3, weight_decay=0.1)
 SETTINGS: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}
 
@@ -108,6 +110,7 @@ def test_moments_are_those_of_a_dense_optimizer_and_go_on_with_torch() -> None:
         lambda o: o.state_dict()["state"][0],
         lambda o: next(iter(copy.deepcopy(o).state.values())),
         lambda o: next(iter(pickle.loads(pickle.dumps(o)).state.values())),
+        lambda o: {key(RULE, slot): torch.tensor(x) for slot, x in o.portable_state().slots["0"].items()},
     ]
     for read in readers:
         (lazy,), (dense,) = problem((COUNT, WIDTH), dtype=torch.float64), problem((COUNT, WIDTH), dtype=torch.float64)
@@ -118,8 +121,8 @@ def test_moments_are_those_of_a_dense_optimizer_and_go_on_with_torch() -> None:
             optimizer.step()
             twin.step()
         state = read(optimizer)
-        for key in ("exp_avg", "exp_avg_sq"):
-            torch.testing.assert_close(state[key], twin.state[dense][key], rtol=1e-13, atol=1e-300)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(state[moment], twin.state[dense][moment], rtol=1e-13, atol=1e-300)
         plain = torch.optim.Adam([dense])
         plain.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch shares the step
         plain.step()
@@ -137,8 +140,8 @@ def test_a_dense_gradient_finds_settled_moments() -> None:
         optimizer.step()
         twin.step()
     optimizer.state_dict()
-    for key in ("exp_avg", "exp_avg_sq"):
-        torch.testing.assert_close(optimizer.state[lazy][key], twin.state[dense][key], rtol=1e-13, atol=1e-300)
+    for moment in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(optimizer.state[lazy][moment], twin.state[dense][moment], rtol=1e-13, atol=1e-300)
 
 
 def test_an_embedding_is_trained_by_its_rows() -> None:
