@@ -74,7 +74,8 @@ _HOMES = {
 }
 # `adamas.numpy` works after `import adamas` alone, as `adamas.keras` does where Keras is installed.
 _MODULES = (
-    "bench citation compare errors formats gradients groups kernels keras numpy rule state tensorflow torch train"
+    "bench citation compare doctor errors formats gradients groups jax kernels keras numpy rule state tensorflow torch"
+    " train"
 ).split()
 
 

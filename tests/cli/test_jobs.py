@@ -182,18 +182,6 @@ def test_output_that_nobody_reads_is_no_traceback(home: Path) -> None:
     assert process.wait(timeout=60) != 0
 
 
-def test_doctor_says_which_kernels_serve(home: Path) -> None:
-    from adamas.kernels import cpu
-
-    status, out, err = adamas(home, "doctor", "--json")
-    quiet(status, err)
-    found = json.loads(out)
-    assert found["native_problem"] == cpu.why_not()
-    assert (found["library"] is None) == (cpu.why_not() is not None)
-    assert (found["op"] is None) != (found["op_problem"] is None)
-    assert found["versions"]["numpy"] == np.__version__
-
-
 def test_at_a_terminal_there_is_a_bar_and_at_the_end_it_is_gone(home: Path) -> None:
     import pty
 

@@ -9,34 +9,35 @@ import click
 
 
 @click.command("doctor", short_help="Say what is installed, which kernels serve, and why not.")
-@click.option("--build", is_flag=True, help="Build the TensorFlow op now, so that no training waits for it.")
+@click.option("--build", is_flag=True, help="Build the shims of TensorFlow and JAX now, so that no training waits.")
+@click.option("--clear", is_flag=True, help="Remove the shims that were built, of all versions, first.")
 @click.option("--json", "machine", is_flag=True, help="One JSON object, for machines.")
-def command(build: bool, machine: bool) -> None:
-    """Say what is installed, which kernels serve, and why not."""
-    from adamas.train.diagnosis import diagnose
+def command(build: bool, clear: bool, machine: bool) -> None:
+    """Say what is installed, which kernels serve each framework, why others cannot, and what does not go together.
 
+    Each framework is tried in a process of its own. Without --build and --clear nothing is changed.
+    """
+    from adamas.doctor import diagnose
+    from adamas.errors import KernelError
+
+    removed = []
+    if clear:
+        from adamas.kernels import build as shims
+
+        removed = [str(path) for path in shims.clear()]
     found = diagnose(build=build)
     if machine:
-        click.echo(json.dumps(asdict(found), default=str))
-        return
-    here = found.machine
-    rows = [
-        ("machine", f"{here['processor']}; {here['cores_usable']} of {here['cores']} cores usable"),
-        ("system", f"{here['system']}; Python {here['python']}"),
-        ("packages", ", ".join(f"{name} {version}" for name, version in found.versions.items() if version)),
-        ("absent", ", ".join(name for name, version in found.versions.items() if not version) or "none"),
-        ("kernel", found.kernel),
-    ]
-    if found.native:
-        sets = ", ".join(found.instruction_sets)
-        rows += [
-            ("libadamas", f"{found.library}"),
-            ("built with", found.build),
-            ("loops", f"{found.instruction_set} (this processor and build have {sets}); {found.threads} threads"),
-        ]
+        facts = {**asdict(found), "conflicts": [conflict._asdict() for conflict in found.conflicts]}
+        click.echo(json.dumps({**facts, "removed": removed}, default=str))
     else:
-        rows.append(("libadamas", f"NO: {found.native_problem}"))
-    rows.append(("TensorFlow op", str(found.op) if found.op else f"NO: {found.op_problem}"))
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
+        if clear:
+            click.echo(f"removed {len(removed)} shims\n")
+        click.echo(str(found))
+    failed = [
+        f"{name}: {reason}"
+        for name, own in found.frameworks.items()
+        for reason in own.get("kernels", {}).values()
+        if build and reason is not None and name in ("tensorflow", "jax")
+    ]
+    if failed:
+        raise KernelError("; ".join(failed))

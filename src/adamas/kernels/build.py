@@ -136,6 +136,38 @@ def existing(recipe: Recipe, cache: str | os.PathLike[str] | None = None) -> Pat
     return next((_checked(built) for built in sorted(private.glob(f"{recipe.key()}-*.so"))), None)
 
 
+def find_compiler() -> tuple[str, str] | None:
+    """The C++ compiler that shims are built with, and the first line that it says of its version; None without one.
+
+    Raises:
+        KernelError: $CXX names one that does not exist, or it does not run.
+    """
+    command = _compiler(None)
+    if command is None:
+        return None
+    return " ".join(command), (_version(command).decode(errors="replace").splitlines() or ["?"])[0]
+
+
+def built(cache: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The files that were built here, for whatever versions of the frameworks."""
+    return sorted((Path(cache) if cache is not None else default_cache()).glob("*.so"))
+
+
+def clear(cache: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Remove what was built; the next step that needs a shim builds it again. A process that uses one keeps it.
+
+    Raises:
+        KernelError: a file cannot be removed.
+    """
+    removed = built(cache)
+    try:
+        for path in [*removed, *(path.with_name(f"{path.name.rpartition('-')[0]}.lock") for path in removed)]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise KernelError(f"{error.filename} cannot be removed: {error.strerror}") from error
+    return removed
+
+
 def _compiler(wanted: str | None) -> list[str] | None:
     wanted = wanted or os.environ.get("CXX") or None
     if wanted:

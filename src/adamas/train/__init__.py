@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from adamas.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from adamas.train.diagnosis import diagnose
     from adamas.train.loop.choose import PROGRAMS, choose_program
     from adamas.train.loop.fit import fit
     from adamas.train.loop.order import epoch_order
@@ -29,7 +28,6 @@ __all__ = [
     "Run",
     "Snapshot",
     "choose_program",
-    "diagnose",
     "epoch_order",
     "evaluate",
     "fit",
@@ -47,7 +45,6 @@ _HOME = {
     "Snapshot": "loop.snapshots",
     "snapshot": "loop.snapshots",
     "Config": "runs.config",
-    "diagnose": "diagnosis",
     "run": "runs.job",
     "Predictions": "runs.predictions",
     "save_predictions": "runs.predictions",
