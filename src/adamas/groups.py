@@ -12,6 +12,7 @@ the optimizer's own settings. It knows names and shapes only, so every adapter c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from adamas.errors import ArgumentError, StateError
-from adamas.rule import Hyper
+from adamas.rule import Hyper, is_number
 
 Shape = tuple[int, ...]
 Match = str | Sequence[str] | Callable[[str, Shape], bool]
@@ -36,6 +37,8 @@ class Group:
             several such patterns; or a function of (name, shape) that says whether a tensor belongs, such as
             `no_decay`. Upper and lower case differ.
         lr, betas, eps, eps_root, weight_decay, moments, weights: as for the optimizer.
+        lr_scale: instead of `lr`, at least 0: the group's learning rate is that of the optimizer times this, also
+            where the optimizer's changes.
         name: for messages and tables; by default it is made from `match`.
 
     Raises:
@@ -51,6 +54,7 @@ class Group:
     weight_decay: float | None = None
     moments: str | None = None
     weights: str | None = None
+    lr_scale: float | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -64,6 +68,10 @@ class Group:
                 "(name, shape)"
             )
         check_betas(self.betas)
+        if self.lr_scale is not None and not (is_number(self.lr_scale) and 0.0 <= self.lr_scale < math.inf):
+            raise ArgumentError(f"lr_scale={self.lr_scale!r}: give a finite number of at least 0")
+        if self.lr_scale is not None and self.lr is not None:
+            raise ArgumentError(f"lr={self.lr!r} and lr_scale={self.lr_scale!r} exclude each other; give one of them")
         if not self.name:
             object.__setattr__(self, "name", _describe(self.match))
 
@@ -81,6 +89,8 @@ class Group:
             ArgumentError: a number is outside its range.
         """
         given = {name: getattr(self, name) for name in _NUMBERS if getattr(self, name) is not None}
+        if self.lr_scale is not None:
+            given["lr"] = self.lr_scale * own.lr
         if self.betas is not None:
             given["beta1"], given["beta2"] = self.betas
         try:
@@ -155,7 +165,7 @@ class Numbers:
         groups: Sequence[Group] = (),
         no_decay: bool = False,
     ) -> None:
-        self._groups = _checked(groups)
+        self._groups = checked(groups)
         self.group_of = assign(names, shapes, self._groups)
         if not isinstance(no_decay, (bool, np.bool_)):
             raise ArgumentError(f"no_decay={no_decay!r}: give False or True")
@@ -227,8 +237,9 @@ class Numbers:
         for k, rows in enumerate(self._rows_of):
             follows = k == 0 or self._groups[k - 1].lr is None
             if follows if group is None else k == group:
+                scale = self._groups[k - 1].lr_scale if k and group is None else None
                 for row in rows:
-                    hypers[row] = replace(hypers[row], lr=lr)
+                    hypers[row] = replace(hypers[row], lr=lr if scale is None else scale * lr)
         self.set(hypers)
 
 
@@ -275,10 +286,7 @@ def assign(names: Sequence[str], shapes: Sequence[Shape], groups: Sequence[Group
     Raises:
         ArgumentError: a group has no tensor.
     """
-    found = [
-        next((k for k, group in enumerate(groups, 1) if group.matches(name, tuple(shape))), 0)
-        for name, shape in zip(names, shapes, strict=True)
-    ]
+    found = find(names, shapes, groups)
     for k, group in enumerate(groups, 1):
         if k in found:
             continue
@@ -292,11 +300,24 @@ def assign(names: Sequence[str], shapes: Sequence[Shape], groups: Sequence[Group
     return found
 
 
+def find(names: Sequence[str], shapes: Sequence[Shape], groups: Sequence[Group]) -> list[int]:
+    """As `assign`, where a group may have no tensor."""
+    return [
+        next((k for k, group in enumerate(groups, 1) if group.matches(name, tuple(shape))), 0)
+        for name, shape in zip(names, shapes, strict=True)
+    ]
+
+
 def _spared(group: Group | None, name: str, shape: Shape) -> bool:
     return (group is None or group.weight_decay is None) and no_decay(name, tuple(shape))
 
 
-def _checked(groups: Sequence[Group]) -> list[Group]:
+def checked(groups: Sequence[Group]) -> list[Group]:
+    """The groups, if they are.
+
+    Raises:
+        ArgumentError: they are not.
+    """
     if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Group) for group in groups):
         raise ArgumentError(f"groups={groups!r}: give a list of adamas.groups.Group")
     return list(groups)

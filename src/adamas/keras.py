@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 _CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Nadam": Nadam}
+# What Keras has not, and can go on without: the state is written as without them, and the rest changes no number of a
+# step with finite gradients.
+_LEFT_OUT = ("kernel", "sparse", "moments", "weights", "seed", "nonfinite", "stats", "verify")
 
 
 def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -95,8 +98,9 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     `keras.models.load_model` then gives `keras.optimizers.Adam`, `AdamW`, `Adamax` or `Nadam` with the same settings
     and state. `kernel` is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the
     present, and Keras goes on with every row. So are `moments`, `weights` and `seed`: moments are written in float32,
-    weights as the model has them. The model in memory stays as it is. `model.save` writes a file that keeps both and
-    names our classes, which can be loaded after `import adamas.keras`.
+    weights as the model has them; and `nonfinite`, `stats` and `verify`. The model in memory stays as it is.
+    `model.save` writes a file that keeps all of these and names our classes, which can be loaded after
+    `import adamas.keras`.
 
     Args:
         model: a Keras model, compiled or not.
@@ -104,7 +108,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ArgumentError: `path` ends in something else, or its folder does not exist.
-        UnsupportedError: Keras has no such optimizer (RAdam, ADOPT, ScheduleFreeAdamW), or its has no such setting.
+        UnsupportedError: `groups`, or `no_decay` with weight decay, as Keras' files do not say which variables have
+            none; or Keras has no such optimizer (RAdam, ADOPT, ScheduleFreeAdamW), or its has no such setting.
             Nothing has been written.
 
     Example:
@@ -159,8 +164,10 @@ def _to_theirs(entry: dict[str, Any]) -> bool:
             f"Keras has no {name}; nothing was written. Save with model.save, and load where Adamas is installed"
         )
     config = entry["config"]
-    for name_of_ours in ("kernel", "sparse", "moments", "weights", "seed"):  # the state is written as without them
+    for name_of_ours in _LEFT_OUT:
         config.pop(name_of_ours, None)
+    if not config["weight_decay"]:
+        config.pop("no_decay", None)
     more = set(config) - set(getattr(keras.optimizers, name)().get_config())
     if more:
         raise UnsupportedError(

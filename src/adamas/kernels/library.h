@@ -21,9 +21,12 @@ struct Api {
   decltype(&adamas_plan_destroy) plan_destroy;
   decltype(&adamas_begin) begin;
   decltype(&adamas_set_gradients) set_gradients;
+  decltype(&adamas_set_extras) set_extras;
   decltype(&adamas_run) run;
   decltype(&adamas_run_all) run_all;
   decltype(&adamas_finish) finish;
+  decltype(&adamas_squares) squares;
+  decltype(&adamas_statistics) statistics;
   decltype(&adamas_rows_sort) rows_sort;
   decltype(&adamas_rows_sum) rows_sum;
   decltype(&adamas_rows_squares) rows_squares;
@@ -53,8 +56,10 @@ inline const char* Bind(const char* path) {
       !Find(library, "adamas_rule_carry_on", &api->rule_carry_on) ||
       !Find(library, "adamas_plan_create", &api->plan_create) ||
       !Find(library, "adamas_plan_destroy", &api->plan_destroy) || !Find(library, "adamas_begin", &api->begin) ||
-      !Find(library, "adamas_set_gradients", &api->set_gradients) || !Find(library, "adamas_run", &api->run) ||
+      !Find(library, "adamas_set_gradients", &api->set_gradients) ||
+      !Find(library, "adamas_set_extras", &api->set_extras) || !Find(library, "adamas_run", &api->run) ||
       !Find(library, "adamas_run_all", &api->run_all) || !Find(library, "adamas_finish", &api->finish) ||
+      !Find(library, "adamas_squares", &api->squares) || !Find(library, "adamas_statistics", &api->statistics) ||
       !Find(library, "adamas_rows_sort", &api->rows_sort) || !Find(library, "adamas_rows_sum", &api->rows_sum) ||
       !Find(library, "adamas_rows_squares", &api->rows_squares) ||
       !Find(library, "adamas_rows_update", &api->rows_update) ||

@@ -121,14 +121,14 @@ def sum_of_squares(tensors: Sequence[Any]) -> Any:
     return tf.add_n([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float64))) for tensor in tensors])
 
 
-def grad_scales(kind: Clipping | None, grads: Sequence[Any], grad_scale: Any, bound: Any, others: Any) -> list[Any]:
+def grad_scales(kind: Clipping | None, grads: Sequence[Any], grad_scale: Any, bound: Any, squares: Any) -> list[Any]:
     """What each gradient is multiplied by, in float64: `grad_scale`, times the factor of a clip by norm.
 
     Args:
         kind: of the clip, or None.
         grads: tensors.
         grad_scale, bound: float64 scalar tensors.
-        others: the same, or None: sum of squares of gradients that are stepped elsewhere and that a global norm counts.
+        squares: of a clip by the global norm: the sum of the squares of all gradients that it counts.
     """
     if kind is None or kind == "value":
         return [grad_scale] * len(grads)
@@ -138,5 +138,4 @@ def grad_scales(kind: Clipping | None, grads: Sequence[Any], grad_scale: Any, bo
 
     if kind == "norm":
         return [grad_scale * factor(sum_of_squares([gradient])) for gradient in grads]
-    squares = sum_of_squares(grads)
-    return [grad_scale * factor(squares if others is None else squares + others)] * len(grads)
+    return [grad_scale * factor(squares)] * len(grads)

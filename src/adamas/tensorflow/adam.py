@@ -52,20 +52,33 @@ class Adam(Optimizer):
         moments: how they are kept between steps. "float32": in the dtype of computation, which is float64 for float64
             variables and float32 for all others. "bfloat16", and "int8" with a float32 scale for 64 elements, take 4
             and 2.125 bytes an element instead of 8, and are rounded stochastically (docs/formats.md). Variables of less
-            than 4096 elements keep float32; `describe` says which. Not for float64 variables. A gradient that is not
-            finite, or whose square is not, makes NaN of all 64 elements that share a scale in "int8"; unlike the
-            optimizers for NumPy and torch, this one does not skip such a step (`keras.optimizers.LossScaleOptimizer`
-            around it skips those that are not finite).
+            than 4096 elements keep float32; `describe` says which. Not for float64 variables.
         weights: how bfloat16 and float16 variables are rounded after a step, which is computed in float32. "nearest";
             "stochastic", so that small updates are not lost; "split", for bfloat16: a correction of 8 bits is kept
             beside each variable, so that it is trained with 24 bits.
         seed: an integer from 0 to 2^64 - 1. With the variable's path, the step and the element it keys the random
             numbers of rounding, and nothing else does: equal trainings give equal bits.
+        groups: `adamas.groups.Group`s: variables with a learning rate, betas, epsilon (`eps`), weight decay, `moments`
+            or `weights` of their own, by a pattern for their paths or a function of (path, shape); a variable belongs
+            to the first that matches it. A group with `lr_scale` has the optimizer's learning rate times that, its
+            schedule and what callbacks set included; one with `lr` has that rate always.
+        no_decay: True: no weight decay for biases and the weights of normalisations, which are the variables that
+            `adamas.groups.no_decay` matches, but those of a group with a weight_decay of its own; or what is matched
+            instead, as for a group. What `exclude_from_weight_decay` leaves out is left out as well.
+        nonfinite: what a step does where a gradient is not finite, or the norm of all is 2^64 or more, so that a square
+            may overflow float32. "propagate": computes with what is there. "skip": changes nothing, `iterations` and
+            so a schedule included, and counts in `skipped`; of gradients that are accumulated, the call is left out.
+            "raise": changes nothing and raises. Both find out by the read of the gradients that a clip by a norm needs
+            too. None: "skip" where a moment is stored in int8, 64 of which share a scale, else "propagate".
+        stats: collect what `stats()` tells of each step.
+        verify: N: about one block in N, chosen at random, is computed twice in each step and compared, so that a faulty
+            processor or memory is found while it trains; 0: none. Needs the native kernel.
 
     Raises:
-        ArgumentError: a number is outside its range; a word is none of those above, or excludes another argument.
-        UnsupportedError: on build, a variable cannot be stepped, or not with these `moments` and `weights`; a
-            `tf.distribute` strategy is active.
+        ArgumentError: a number is outside its range; a word is none of those above, or excludes another argument. On
+            build: a group has no variable, or a variable cannot be kept with these `moments` and `weights`.
+        UnsupportedError: on build, a variable cannot be stepped; a `tf.distribute` strategy is active. In a function
+            that XLA compiles: with nonfinite="raise" or `verify`, as nothing can be raised there.
         KernelError: on build, the kernel that was asked for cannot serve here.
 
     Attributes may be set between steps: `beta_1`, `beta_2`, `epsilon`, `weight_decay`, the bounds of the clips,
@@ -86,8 +99,8 @@ class Adam(Optimizer):
     a variable has no gradient (None) do not count, as in "dense". k is counted by an int32 for each row of a variable,
     kept in `variables` behind the moments; the betas are those of the present step for all k. `use_ema` and
     `gradient_accumulation_steps` are refused with it, because they visit every row, as a constraint of the layer does
-    at a cost of its own; so are variables and moments of other dtypes than float32 and float64. TensorFlow's old
-    LazyAdam, and torch's SparseAdam, do not decay the moments of silent rows.
+    at a cost of its own; so are `stats`, `verify`, and variables and moments of other dtypes than float32 and float64.
+    TensorFlow's old LazyAdam, and torch's SparseAdam, do not decay the moments of silent rows.
 
     A `tf.function` that was traced outside XLA cannot be called inside a function compiled by XLA: TensorFlow reports
     that XLA does not know the op AdamasStep. Compile the inner function itself, or step in the outer one.

@@ -12,6 +12,7 @@ import tensorflow as tf
 from adamas.errors import ArgumentError
 from adamas.kernels.tensorflow.settings import Row, Settings, Shared
 from adamas.rule import Clip, Hyper, is_number
+from adamas.tensorflow.groups import Groups
 
 _READ = {"beta_1", "beta_2", "epsilon", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"}
 
@@ -21,6 +22,11 @@ class Adjustable(keras.optimizers.Optimizer):
 
     if TYPE_CHECKING:  # what Optimizer gives
         _stepper: Any
+        _groups: Groups
+        _rows: Callable[[], list[int]]
+        _nonfinite: str | None
+        _stats: bool
+        _verify: int
         _hyper: Callable[..., Hyper]
 
     _settings: Settings
@@ -60,7 +66,7 @@ class Adjustable(keras.optimizers.Optimizer):
             return self._settings.loss_scale
         if self._shared is None:  # a loss is scaled before the first step builds the optimizer
             self._shared = Shared(self._settings)
-        return 1.0 / Row(*tf.unstack(self._shared.read())).grad_scale
+        return 1.0 / Row(*tf.unstack(self._shared.read()[0])).grad_scale
 
     def _read(self, **changed: Any) -> Settings:
         """What the attributes say, with some of them changed."""
@@ -81,20 +87,22 @@ class Adjustable(keras.optimizers.Optimizer):
         if len(clips) > 1:
             raise ArgumentError("set one of clipnorm, clipvalue and global_clipnorm; the others to None")
         scale = _positive("loss_scale_factor", get("loss_scale_factor"))
-        return Settings(hyper, clips[0] if clips else None, scale, bool(self.gradient_accumulation_steps))
-
-    def _numbers(self) -> Hyper:
-        """The numbers of the next step but for the learning rate, which is a tensor."""
-        return self._settings.hyper
+        return Settings(
+            lines=self._groups.lines(hyper),
+            clip=clips[0] if clips else None,
+            loss_scale=scale,
+            accumulates=bool(self.gradient_accumulation_steps),
+            checks=self._nonfinite in ("skip", "raise"),
+            statistics=self._stats,
+            verify=self._verify,
+        )
 
     def traced(self) -> str:
         """All that a function traced now holds constant of this optimizer's attributes."""
         config = {name: value for name, value in self.get_config().items() if name not in _READ}
         if isinstance(self._learning_rate, keras.Variable):
             del config["learning_rate"]
-        natives = [v.value if isinstance(v, keras.Variable) else v for v in self._trainable_variables]
-        excluded = [not self._use_weight_decay(v) for v in natives]
-        return repr((sorted(config.items()), self._settings.static, excluded))
+        return repr((sorted(config.items()), self._settings.static, self._rows()))
 
 
 def _positive(name: str, value: Any, zero: bool = False) -> float | None:

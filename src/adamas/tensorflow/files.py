@@ -19,6 +19,7 @@ from adamas.errors import StateError, UnsupportedError
 from adamas.formats import SCALED, Blocks, arrays
 from adamas.kernels.tensorflow.slots import wide
 from adamas.kernels.tensorflow.stepper import Stepper
+from adamas.rule import Hyper
 from adamas.state import State
 from adamas.storage import check_optional
 from adamas.tensorflow.checkpoints import SAME, Kind, Offer, difference, look
@@ -71,8 +72,11 @@ class Saved(keras.optimizers.Optimizer):
         weight_decay: float | None
         _stepper: Any
         _index: dict[Any, int]
-        _numbers: Any
+        _hypers: Any
         _ready: Any
+        _settings: Any
+        _members: Any
+        _groups: Any
 
     _lists: ClassVar[tuple[str, ...]] = ()
     """Under which names checkpoints list the slots; none: they are in `variables` only, as ever in our Adam."""
@@ -93,7 +97,10 @@ class Saved(keras.optimizers.Optimizer):
         clocks = len(stepper.clocks())
         if not clocks:
             return [v for v in self._variables if not (isinstance(v, Moment) and v.is_correction)]
-        places, moments = stepper.places(), [stepper.settled(i, self._numbers()) for i in range(len(stepper.variables))]
+        places, moments = (
+            stepper.places(),
+            [stepper.settled(i, hyper) for i, hyper in enumerate(self._hypers(self._numbers()))],
+        )
         others = self._variables[: -len(places) - clocks]
         return [*others, *(Copy(moments[i][slot]) for slot, i in places)]
 
@@ -168,13 +175,16 @@ class Saved(keras.optimizers.Optimizer):
         """Keras' `Adam`, `AdamW`, `Adamax` or `Nadam` with these settings, and this state if the optimizer is built.
 
         It steps the same variables and has copies of everything else: moments, averages, accumulated gradients,
-        `iterations`, and what `exclude_from_weight_decay` leaves out. A schedule or a callable as learning rate is
-        shared. `kernel` has no counterpart and changes no number. `sparse="lazy"` has none either: the copies of the
-        moments are decayed to the present, and Keras steps every row. Nor have `moments`, `weights` and `seed`: the
-        copies are the numbers that the next step here would compute with; corrections of split weights are left out.
+        `iterations`, and what `exclude_from_weight_decay` and `no_decay` leave out. A schedule or a callable as
+        learning rate is shared. `kernel`, `stats` and `verify` have no counterpart and change no number. `nonfinite`
+        has none either: Keras steps with gradients that are not finite, but in its LossScaleOptimizer. Nor has
+        `sparse="lazy"`: the copies of the moments are decayed to the present, and Keras steps every row. Nor have
+        `moments`, `weights` and `seed`: the copies are the numbers that the next step here would compute with;
+        corrections of split weights are left out.
 
         Raises:
-            UnsupportedError: a subclass, whose steps may be others.
+            UnsupportedError: a subclass, whose steps may be others; `groups`, which Keras has not; `no_decay` before
+                the optimizer is built.
 
         Example:
             >>> import keras
@@ -187,6 +197,16 @@ class Saved(keras.optimizers.Optimizer):
                 f"{type(self).__name__} is a class of its own and may step otherwise than keras.optimizers.Adam; make "
                 "Keras' optimizer from what you know about it"
             )
+        if self._groups.groups:
+            raise UnsupportedError(
+                f"keras.optimizers.{type(self).__name__} has no groups; make an optimizer for each, and put them into "
+                "keras.optimizers.MultiOptimizer"
+            )
+        if self._groups.sparing is not False and not self.built:
+            raise UnsupportedError(
+                "no_decay: which variables it leaves out is known when the optimizer is built; call build(variables) "
+                "first"
+            )
         cls = getattr(keras.optimizers, type(self).__name__)
         rate = self._learning_rate
         settings = {name: getattr(self, name) for name in inspect.signature(cls).parameters if hasattr(self, name)}
@@ -195,6 +215,10 @@ class Saved(keras.optimizers.Optimizer):
         for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
             if hasattr(self, name):
                 setattr(theirs, name, copy.copy(getattr(self, name)))
+        spared = [v for v in self._trainable_variables if self._is_spared(v)]
+        if spared:
+            own: set[Any] = getattr(theirs, "_exclude_from_weight_decay", set())
+            theirs._exclude_from_weight_decay = own | {theirs._var_key(v) for v in spared}
         if self.built:
             theirs.build(self._trainable_variables)
             with for_keras():
@@ -202,6 +226,11 @@ class Saved(keras.optimizers.Optimizer):
             for its, value in zip(theirs.variables, mine, strict=True):
                 its.assign(value.numpy())
         return theirs
+
+    def _is_spared(self, variable: Any) -> bool:
+        """Whether `no_decay` leaves a variable out of weight decay."""
+        i = self._index.get(self._var_key(variable)) if self.built else None
+        return i is not None and bool(self._members.spared[i])
 
     def portable_state(self) -> State:
         """A copy of everything carried from step to step, for `adamas.state.save`; moments as they are stored.
@@ -213,27 +242,33 @@ class Saved(keras.optimizers.Optimizer):
             StateError: the optimizer is not built yet.
         """
         stepper, names = self._ready(), self._names()
-        numbers = self._numbers()
-        hyper = replace(numbers, lr=float(self.learning_rate))
-        hypers = [hyper, replace(hyper, weight_decay=0.0)]
-        groups = [0 if self._use_weight_decay(v) else 1 for v in stepper.variables]
-        if not numbers.weight_decay or not any(groups):
-            hypers, groups = [hyper], [0] * len(groups)
+        own = replace(self._numbers(), lr=float(self.learning_rate))
+        each = self._hypers(own)
+        hypers = list(dict.fromkeys([own, *each]))
         return State(
             rule=stepper.rule,
             slots={name: self._kept(i) for i, name in enumerate(names)},
             steps=dict.fromkeys(names, int(self._iterations.value)),
             hypers=hypers,
-            groups=dict(zip(names, groups, strict=True)),
+            groups={name: hypers.index(hyper) for name, hyper in zip(names, each, strict=True)},
             carries=dict.fromkeys(names, tuple(float(carry.numpy()) for carry in stepper.carries)),
         )
+
+    def _numbers(self) -> Hyper:
+        """The optimizer's own numbers, but for the learning rate."""
+        hyper: Hyper = self._settings.lines[0].hyper
+        return hyper
 
     def _kept(self, i: int) -> dict[str, np.ndarray | Blocks]:
         """What is kept of parameter i, as it is stored, by the name of the slot; silent rows decayed to the present."""
         stepper = self._ready()
         if stepper.clocks():
             return dict(
-                zip((slot.name for slot in stepper.rule.slots), stepper.settled(i, self._numbers()), strict=True)
+                zip(
+                    (slot.name for slot in stepper.rule.slots),
+                    stepper.settled(i, self._hypers(self._numbers())[i]),
+                    strict=True,
+                )
             )
         kept: dict[str, np.ndarray | Blocks] = {}
         for s, name in enumerate([*(slot.name for slot in stepper.rule.slots), "correction"]):
@@ -263,13 +298,13 @@ class Saved(keras.optimizers.Optimizer):
             split = stepper.layouts[i].of(len(stepper.rule.slots))
             check_optional(name, {"correction": split} if split else {}, state.slots[name])
         used = [state.hypers[state.groups[name]] for name in names]
-        main = max(used, key=lambda hyper: hyper.weight_decay, default=state.hypers[0])
-        for name, hyper, variable in zip(names, used, stepper.variables, strict=True):
-            expected = main if self._use_weight_decay(variable) else replace(main, weight_decay=0.0)
+        ours = [hyper for hyper, k in zip(used, self._members.group_of, strict=True) if k == 0]
+        main = max(ours, key=lambda hyper: hyper.weight_decay, default=state.hypers[0])
+        for name, hyper, expected in zip(names, used, self._hypers(main), strict=True):
             if hyper != expected:
                 raise StateError(
-                    f"{name}: the state has {hyper}, this optimizer steps it with {expected}; make one optimizer for "
-                    "each group, or call exclude_from_weight_decay for the same variables"
+                    f"{name}: the state has {hyper}, this optimizer steps it with {expected}; make it with the same "
+                    "groups, or call exclude_from_weight_decay for the same variables"
                 )
         own, carries = self._numbers(), {tuple(carry) for carry in state.carries.values()}
         fixed = [name for name in ("momentum_decay", "warmup_steps", "r", "weight_lr_power") if stepper.carries]
@@ -306,8 +341,9 @@ class Saved(keras.optimizers.Optimizer):
             dtypes, last = stepper.stored_dtypes(), len(shapes) - len(stepper.carries) - clocks
             self._offer.check(self.name, self._kind(), shapes, clocks, dict(enumerate(dtypes, last - len(dtypes))))
             # A checkpoint without clocks leaves them as they are, and one that cannot be read must leave all as it is.
+            hypers = self._hypers(self._numbers())
             for i in range(len(stepper.variables)) if stepper.clocks() else ():
-                for slot, moment in enumerate(stepper.settled(i, self._numbers())):
+                for slot, moment in enumerate(stepper.settled(i, hypers[i])):
                     stepper.slots.write(slot, i, moment, self._iterations.value)
             stepper.reset_clocks()
         return super()._checkpoint_adapter(path)
@@ -371,10 +407,14 @@ class Saved(keras.optimizers.Optimizer):
 
     def _names(self) -> list[str]:
         """The parameters' names, made distinct in their order."""
-        names: list[str] = []
-        for variable in self._trainable_variables:
-            if self._var_key(variable) in self._index:
-                name = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
-                taken = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
-                names.append(f"{name}#{taken}" if taken else name)
-        return names
+        return distinct_names([v for v in self._trainable_variables if self._var_key(v) in self._index])
+
+
+def distinct_names(variables: Sequence[Any], before: Sequence[str] = ()) -> list[str]:
+    """The names of variables, made distinct in their order and from those of the variables `before` them."""
+    names = list(before)
+    for variable in variables:
+        name = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
+        taken = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
+        names.append(f"{name}#{taken}" if taken else name)
+    return names[len(before) :]

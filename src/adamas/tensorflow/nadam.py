@@ -24,8 +24,8 @@ class Nadam(Standard):
         learning_rate, beta_1, beta_2, weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name: as for `Adam`.
         epsilon: added to the corrected root, unlike in `Adam`; at least 0.
-        kernel, moments, weights, seed: as for `Adam`. TensorFlow has no op of its own for it, so kernel="resource" is
-            refused, as is sparse="lazy".
+        kernel, moments, weights, seed, groups, no_decay, nonfinite, stats, verify: as for `Adam`; a group has no betas
+            of its own. TensorFlow has no op of its own for it, so kernel="resource" is refused, as is sparse="lazy".
 
     What is raised, and which attributes may be set between steps, is as for `Adam`.
 

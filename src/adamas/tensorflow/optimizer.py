@@ -6,25 +6,33 @@ What happens when an attribute is set is in attributes.py; how state is saved an
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
 import tensorflow as tf
 
-from adamas.errors import ArgumentError, StateError
+from adamas.errors import ArgumentError, FaultError, NonFiniteError, StateError, UnsupportedError
 from adamas.formats import Weights
+from adamas.groups import Group, Match
+from adamas.kernels.reference import TWO_RESULTS
 from adamas.kernels.tensorflow.checks import conform, refuse_strategy
-from adamas.kernels.tensorflow.engines import Batch, Numbers, in_xla
-from adamas.kernels.tensorflow.settings import Shared
+from adamas.kernels.tensorflow.engines import Batch, Numbers, in_xla, when
+from adamas.kernels.tensorflow.settings import Settings, Shared
 from adamas.kernels.tensorflow.slots import StoragePolicy
 from adamas.kernels.tensorflow.stepper import Kernel, Stepper
+from adamas.kernels.tensorflow.telemetry import complaint
+from adamas.parts import Nonfinite, check_settings, when_not_finite
 from adamas.rule import Hyper, Rule
 from adamas.storage import Description, Moments
+from adamas.telemetry import Statistics, of_step
 from adamas.tensorflow.attributes import Adjustable
-from adamas.tensorflow.files import Saved
+from adamas.tensorflow.files import Saved, distinct_names
+from adamas.tensorflow.groups import Groups, Members, from_config
 from adamas.tensorflow.moments import Moment
 
 Sparse = Literal["dense", "lazy"]
@@ -38,6 +46,11 @@ class Ours(TypedDict, total=False):
     moments: Moments
     weights: Weights
     seed: int
+    groups: Sequence[Group]
+    no_decay: bool | Match
+    nonfinite: Nonfinite | None
+    stats: bool
+    verify: int
 
 
 class Optimizer(Adjustable, Saved):
@@ -81,11 +94,21 @@ class Optimizer(Adjustable, Saved):
                 raise ArgumentError(
                     f"sparse='lazy' with {name}, which visits every row at every step; use sparse='dense'"
                 )
+        nonfinite, stats, verify = ours.get("nonfinite"), ours.get("stats", False), ours.get("verify", 0)
+        check_settings(ours.get("seed", 0), nonfinite, stats, verify)
+        groups = Groups(ours.get("groups", ()), ours.get("no_decay", False))
         storage = StoragePolicy(ours.get("moments", "float32"), ours.get("weights", "nearest"), ours.get("seed", 0))
-        if sparse == "lazy" and (storage.moments, storage.weights) != ("float32", "nearest"):
+        if sparse == "lazy" and any(
+            (how.moments, how.weights) != ("float32", "nearest") for how in groups.storage(storage)
+        ):
             raise ArgumentError(
                 "sparse='lazy' steps variables and moments of float32 and float64 only; use sparse='dense', or leave "
                 "moments and weights as they are by default"
+            )
+        if sparse == "lazy" and (stats or verify):
+            raise ArgumentError(
+                f"sparse='lazy' with {'stats' if stats else 'verify'}: steps of single rows tell nothing and are not "
+                "computed twice; use sparse='dense'"
             )
         if isinstance(keras_arguments["learning_rate"], float):
             Hyper(lr=keras_arguments["learning_rate"])
@@ -95,7 +118,9 @@ class Optimizer(Adjustable, Saved):
         self.epsilon = epsilon
         self._kernel: Kernel = ours.get("kernel", "auto")
         self._sparse = sparse
-        self._storage = storage
+        self._storage, self._groups, self._members = storage, groups, Members()
+        self._asked_nonfinite, self._stats, self._verify = nonfinite, bool(stats), int(verify)
+        self._nonfinite = nonfinite  # known when there are variables, where none was asked for
         self._hyper = functools.partial(Hyper, **(constants or {}))
         self._expects_xla = False
         self._stepper: Stepper | None = None
@@ -117,8 +142,33 @@ class Optimizer(Adjustable, Saved):
             StateError: the optimizer is not built yet.
         """
         stepper = self._ready()
-        named = zip(stepper.variables, self._names(), strict=True)
-        return Description([self._storage.describe(stepper.rule, variable, name) for variable, name in named])
+        named = zip(stepper.variables, stepper.storage, self._names(), self._members.group_of, strict=True)
+        return Description(
+            [how.describe(stepper.rule, variable, name, self._groups.name(k)) for variable, how, name, k in named]
+        )
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because a gradient was not finite."""
+        return self._stepper.told.skipped if self._stepper else 0
+
+    def stats(self) -> Statistics:
+        """What the last step did, for each variable and in total: norms, their ratio, how much epsilon decides.
+
+        Variables go by their paths. The numbers are there after a step in a graph too; inside one they cannot be read.
+
+        Raises:
+            ArgumentError: the optimizer was made without stats=True, or has taken no step.
+        """
+        if not self._stats:
+            raise ArgumentError("the optimizer collects no statistics; make it with stats=True")
+        told = self._stepper.told.read() if self._stepper else []
+        rows = [row for row in told if row is not None]
+        if not rows or self._stepper is None:
+            raise ArgumentError("there is no step yet to have statistics of; take one first")
+        named = zip(self._names(), self._stepper.shapes, told, strict=True)
+        taken = [(name, math.prod(shape), row.sums) for name, shape, row in named if row is not None]
+        return of_step(rows[0].t, self.skipped, taken, rows[0].grad_scale)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the moments, all zero. The first `apply_gradients`, or Keras, does it.
@@ -141,19 +191,25 @@ class Optimizer(Adjustable, Saved):
         rule = self._rule()
         if self._sparse == "lazy" and not (rule.slots[0].name == "m" and rule.nesterov == "off"):
             raise ArgumentError(f"{type(self).__name__} has no sparse='lazy'; use sparse='dense'")
+        self._groups.check(rule, type(self).__name__)
+        members = self._groups.members(distinct_names(stepped), [tuple(v.shape) for v in stepped])
+        storage = self._stored_how(members)
         stepper = Stepper(
             rule,
             [self._slot_names[slot.name] for slot in rule.slots],
             self._kernel,
             [_native(v) for v in stepped],
-            decaying=self._settings.hyper.weight_decay != 0.0,
+            settings=self._settings,
             for_xla=self._expects_xla or in_xla(),
             lazy=self._sparse == "lazy",
-            storage=self._storage,
+            storage=storage,
+            seed=self._storage.seed,
         )
         with tf.init_scope(), self._restoring(variables, stepper):
             super().build(variables)
             self._index = {self._var_key(v): i for i, v in enumerate(stepped)}
+            self._members = members
+            self._decide_nonfinite(stepper)
             stepper.make(self._rounding_names(), self._new_variable)
             self._shared = self._shared or Shared(self._settings, stepper.device)
             self._stepper = stepper
@@ -167,7 +223,11 @@ class Optimizer(Adjustable, Saved):
         refuse_strategy()
         stepper = self._ready()
         stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
-        stepper.check_more([_native(v) for v in stepped])
+        known = self._names()
+        names = distinct_names(stepped, known)
+        members = self._groups.members(names, [tuple(v.shape) for v in stepped], more=True)
+        storage = self._stored_how(members)
+        stepper.check_more([_native(v) for v in stepped], storage)
         with tf.init_scope():
             if self.use_ema:
                 self._model_variables_moving_average.extend(self.add_optimizer_variables(variables, "average"))
@@ -180,8 +240,39 @@ class Optimizer(Adjustable, Saved):
             for variable in stepped:
                 self._index[self._var_key(variable)] = len(self._index)
             if stepped:
-                stepper.more([_native(v) for v in stepped], self._rounding_names()[-len(stepped) :])
+                self._members = Members(
+                    self._members.group_of + members.group_of, self._members.spared + members.spared
+                )
+                stepper.more([_native(v) for v in stepped], storage, self._rounding_names()[-len(stepped) :])
+                self._decide_nonfinite(stepper)
             self._order_variables()
+
+    def _stored_how(self, members: Members) -> list[StoragePolicy]:
+        """How variables, and their moments, are kept."""
+        each = self._groups.storage(self._storage)
+        return [each[k] for k in members.group_of]
+
+    def _decide_nonfinite(self, stepper: Stepper) -> None:
+        kept = (how.choose(stepper.rule, v) for how, v in zip(stepper.storage, stepper.variables, strict=True))
+        self._nonfinite = when_not_finite(self._asked_nonfinite, kept)
+        self._settings = self._read()
+
+    def _rows(self) -> list[int]:
+        """Of each variable: twice its group, 1 more where weight decay does not apply to it."""
+        variables = self._stepper.variables if self._stepper else []
+        return [
+            2 * k + (spared or not self._use_weight_decay(variable))
+            for k, spared, variable in zip(self._members.group_of, self._members.spared, variables, strict=True)
+        ]
+
+    def _hypers(self, own: Hyper) -> list[Hyper]:
+        """The numbers of each variable, where the optimizer's own are these."""
+        found = []
+        for row in self._rows():
+            line = self._groups.lines(own)[row // 2]
+            hyper = replace(line.hyper, lr=line.lr_scale * own.lr + line.lr)
+            found.append(replace(hyper, weight_decay=0.0) if row % 2 else hyper)
+        return found
 
     def _moments(self) -> list[Moment]:
         """Keras and TensorFlow see each parameter's moments by themselves, wherever they are kept."""
@@ -219,8 +310,13 @@ class Optimizer(Adjustable, Saved):
 
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
-            UnsupportedError: a `tf.distribute` strategy is active.
+            UnsupportedError: a `tf.distribute` strategy is active; with nonfinite="raise", in a function that XLA
+                compiles.
             ArgumentError: a variable is unknown to the optimizer, or there is not one for each gradient.
+            NonFiniteError: a gradient is not finite, with nonfinite="raise"; names the first such variable. In a
+                `tf.function` it is tf.errors.InvalidArgumentError with the same text. Nothing was changed.
+            FaultError: with `verify`: a block gave two results, so this machine is faulty; in a `tf.function`
+                tf.errors.InvalidArgumentError. The step has been taken.
         """
         if not isinstance(grads, (list, tuple)):
             grads = list(grads)
@@ -241,25 +337,44 @@ class Optimizer(Adjustable, Saved):
         if len(self._index) != len(self._trainable_variables):  # some are overwritten by their "gradient": float8
             self._check_variables_are_known(trainable_variables)
             grads, trainable_variables = self._overwrite_variables_directly_with_gradients(grads, trainable_variables)
-        checks = self._update(grads, trainable_variables) if grads else []
+        taken, checks = self._update(grads, trainable_variables) if grads else (None, [])
         with tf.control_dependencies(checks):
-            for variable in trainable_variables:
-                if variable.constraint is not None:
-                    variable.assign(variable.constraint(variable))
-            self._iterations.value.assign_add(1)
+            constrained = [variable for variable in trainable_variables if variable.constraint is not None]
 
-    def _update(self, grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """The step, and what of Keras' own code goes with it. Returns what a graph must compute before it goes on."""
-        if not (self.gradient_accumulation_steps or self.use_ema):
-            return self._backend_update_step(grads, variables, self.learning_rate)
+            def constrain() -> None:
+                for variable in constrained:
+                    variable.assign(variable.constraint(variable))
+
+            if constrained:
+                when(taken, constrain)
+            self._iterations.value.assign_add(1 if taken is None else tf.cast(taken, self._iterations.dtype))
+
+    def _update(self, grads: Sequence[Any], variables: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """The step, and what of Keras' own code goes with it.
+
+        Returns whether it was taken (None: it was), and what a graph must compute before it goes on.
+        """
+        if not self.gradient_accumulation_steps:
+            taken, checks = self._step(grads, variables, self.learning_rate, self._settings)
+            if self.use_ema:
+                with tf.control_dependencies(checks):
+                    when(taken, lambda: self._backend_apply_gradients((), ()))  # what Keras does after its step
+            return taken, checks
         self._check_variables_are_known(variables)
-        grads, checks = conform(grads, [_native(variable) for variable in variables])
+        natives = [_native(variable) for variable in variables]
+        grads, checks = conform(grads, natives)
         with tf.control_dependencies(checks):
-            if self.gradient_accumulation_steps and self._settings.loss_scale is not None:
+            if self._settings.loss_scale is not None:
                 scale = self._loss_scale()
                 grads = [gradient / tf.cast(scale, gradient.dtype) for gradient in grads]
-            self._backend_apply_gradients(grads, variables)
-        return checks
+            taken = None
+            if self._settings.checks:  # one that is not finite must not be added to the others
+                scale = tf.ones((), tf.float64)
+                taken = self._ready().decide(natives, grads, scale)
+                checks = [*checks, *self._judge(taken, grads, variables, scale)]
+        with tf.control_dependencies(checks):
+            when(taken, lambda: self._backend_apply_gradients(grads, variables))
+        return taken, checks
 
     def minimize(self, loss: Any, var_list: Sequence[Any], tape: Any = None) -> Any:
         """Compute the gradients of a loss and take a step.
@@ -300,7 +415,7 @@ class Optimizer(Adjustable, Saved):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable, as Keras' base class asks for it; `apply` steps all variables at once."""
-        self._backend_update_step([gradient], [variable], learning_rate)
+        self._step([gradient], [variable], learning_rate, self._settings)
 
     def exclude_from_weight_decay(
         self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
@@ -320,17 +435,82 @@ class Optimizer(Adjustable, Saved):
             config["sparse"] = self._sparse
         default = vars(StoragePolicy())
         config.update({name: value for name, value in vars(self._storage).items() if value != default[name]})
+        config.update(self._groups.get_config())
+        if self._asked_nonfinite is not None:
+            config["nonfinite"] = self._asked_nonfinite
+        if self._stats:
+            config["stats"] = True
+        if self._verify:
+            config["verify"] = self._verify
         return dict(config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
+        """An optimizer with the arguments that `get_config` returned."""
+        return super().from_config(from_config(config, custom_objects), custom_objects)
 
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
-    ) -> list[Any]:
+    ) -> None:
+        if grads:
+            # Only accumulated gradients come this way, each of which has been checked.
+            self._step(grads, trainable_variables, learning_rate, replace(self._settings, checks=False))
+
+    def _step(
+        self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any, settings: Settings
+    ) -> tuple[Any, list[Any]]:
+        """The step itself; returns as `_update` does."""
         # Keras counts the steps it applied, not the calls, while it accumulates gradients.
         iterations = tf.cast(self.iterations, tf.int64) if self.gradient_accumulation_steps else self._iterations.value
         stepper, shared = self._ready(), self._shared
         assert shared is not None  # build makes both
+        if in_xla() and (settings.verify or (settings.checks and self._nonfinite == "raise")):
+            what, other = ("verify", "0") if settings.verify else ('nonfinite="raise"', '"skip" and look at `skipped`')
+            raise UnsupportedError(f"{what} in a function that XLA compiles, which cannot raise; use {other}")
         numbers = Numbers(_rate(learning_rate), iterations, shared.read())
-        return stepper.step(trainable_variables, grads, numbers, self._settings, self._make_batch)
+        outcome, checks = stepper.step(variables, grads, numbers, settings, self._make_batch)
+        if outcome.taken is not None:
+            with tf.control_dependencies(checks):
+                judged = self._judge(outcome.taken, grads, variables, settings.grad_scale(numbers.table))
+                checks = [*checks, *judged]
+        if outcome.fault is not None:
+            self._look_for_fault(outcome.fault, variables)
+        return outcome.taken, checks
+
+    def _judge(self, taken: Any, grads: Sequence[Any], variables: Sequence[Any], grad_scale: Any) -> list[Any]:
+        """Count a step that is not taken, or raise. Returns what a graph must compute before it goes on."""
+        if self._nonfinite == "skip":
+            self._ready().told.skip(taken)
+            return []
+
+        def text() -> Any:
+            natives = [_native(variable) for variable in variables]
+            dense, _ = conform(grads, natives)
+            return complaint(self._names_of(variables), dense, grad_scale, Batch(natives, [], []).limit)
+
+        if tf.executing_eagerly():
+            if not taken:
+                raise NonFiniteError(text().numpy().decode())
+            return []
+
+        def fail() -> Any:
+            with tf.control_dependencies([tf.debugging.Assert(False, [text()])]):
+                return tf.constant(0)
+
+        return [tf.cond(taken, lambda: tf.constant(0), fail)]
+
+    def _look_for_fault(self, fault: Any, variables: Sequence[Any]) -> None:
+        names = self._names_of(variables)
+        if not tf.executing_eagerly():
+            sound, text = fault < 0, tf.gather([TWO_RESULTS.format(name) for name in names], tf.maximum(fault, 0))
+            tf.debugging.Assert(sound, [text])
+        elif int(fault) >= 0:
+            self._iterations.value.assign_add(1)  # the step has been taken
+            raise FaultError(TWO_RESULTS.format(names[int(fault)]))
+
+    def _names_of(self, variables: Sequence[Any]) -> list[str]:
+        names = self._names()
+        return [names[self._index[self._var_key(variable)]] for variable in variables]
 
     def _clip_gradients(self, grads: Sequence[Any]) -> Sequence[Any]:
         """The same: `_backend_update_step`, which Keras calls later, clips and steps in one pass."""
@@ -351,12 +531,8 @@ class Optimizer(Adjustable, Saved):
 
     def _make_batch(self, variables: Sequence[Any]) -> Batch:
         self._check_variables_are_known(variables)
-        natives = [_native(variable) for variable in variables]
-        return Batch(
-            variables=natives,
-            indices=[self._index[self._var_key(variable)] for variable in variables],
-            decays=[self._use_weight_decay(variable) for variable in natives],
-        )
+        indices, rows = [self._index[self._var_key(variable)] for variable in variables], self._rows()
+        return Batch([_native(variable) for variable in variables], indices, [rows[i] for i in indices])
 
     def _new_variable(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
         with keras.name_scope(self.name):

@@ -41,8 +41,9 @@ class ScheduleFreeAdamW(Optimizer):
         r, weight_lr_power: powers of t and of the largest learning rate in the weights of the mean, whole numbers from
             0 to 16.
         clipnorm, clipvalue, global_clipnorm, loss_scale_factor, gradient_accumulation_steps, name: as for `Adam`.
-        kernel, moments, weights, seed: as for `Adam`; `moments` is of v, as z is a weight and stays in the dtype of
-            computation. kernel="resource" and sparse="lazy" are refused.
+        kernel, moments, weights, seed, groups, no_decay, nonfinite, stats, verify: as for `Adam`; `moments` is of v, as
+            z is a weight and stays in the dtype of computation; a group has no learning rate and no betas of its own.
+            kernel="resource" and sparse="lazy" are refused.
 
     Raises:
         ArgumentError: a number is outside its range. Otherwise as for `Adam`.

@@ -57,29 +57,35 @@ struct Step {
   }
 };
 
-// The input `numbers`: adamas_hyper without lr, grad_scale, the bound of each kind of clip (settings.py names them).
-constexpr int64_t kNumbers = 13;
+// A line of the input `numbers`, one for each group of variables: what the learning rate is multiplied by, what is added
+// to that, adamas_hyper without lr; in the first line also grad_scale and the bound of each kind of clip (settings.py
+// names them).
+constexpr int64_t kNumbers = 15, kScale = 11;
 
 // The inputs lr, iterations and numbers, which begin at `first`.
 struct Numbers {
   int64_t t = 0;
-  adamas_hyper hyper{};
+  std::vector<adamas_hyper> lines;
   double grad_scale = 1.0, bound = 0.0;
 
   absl::Status Read(tensorflow::OpKernelContext* ctx, int first, const Step& step) {
     const tensorflow::Tensor &lr = ctx->input(first), &iterations = ctx->input(first + 1);
     const tensorflow::Tensor& numbers = ctx->input(first + 2);
-    if (lr.NumElements() != 1 || iterations.NumElements() != 1 || numbers.NumElements() != kNumbers) {
-      return absl::InvalidArgumentError("lr and iterations have one element, numbers thirteen");
+    if (lr.NumElements() != 1 || iterations.NumElements() != 1 || numbers.dims() != 2 || numbers.dim_size(0) < 1 ||
+        numbers.dim_size(1) != kNumbers) {
+      return absl::InvalidArgumentError("lr and iterations have one element, numbers lines of fifteen");
     }
     t = iterations.flat<int64_t>()(0) + 1;
     if (t < 1) return absl::InvalidArgumentError("iterations must be at least 0");
     const double rate = lr.dtype() == tensorflow::DT_FLOAT ? static_cast<double>(lr.flat<float>()(0))
                                                            : lr.flat<double>()(0);
     const double* x = numbers.flat<double>().data();
-    hyper = {rate, x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8]};
-    grad_scale = step.unscale ? x[9] : 1.0;
-    bound = step.clip == ADAMAS_CLIP_NONE ? 0.0 : x[9 + step.clip];  // of this kind of clip
+    for (int64_t line = 0; line < numbers.dim_size(0); ++line) {
+      const double* y = x + line * kNumbers;
+      lines.push_back({y[0] * rate + y[1], y[2], y[3], y[4], y[5], y[6], y[7], y[8], y[9], y[10]});
+    }
+    grad_scale = step.unscale ? x[kScale] : 1.0;
+    bound = step.clip == ADAMAS_CLIP_NONE ? 0.0 : x[kScale + step.clip];  // of this kind of clip
     return absl::OkStatus();
   }
 };

@@ -43,10 +43,14 @@ class Array(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """All that is kept for a parameter of a dtype. Parameters with one layout are stepped by one call of the op."""
+    """All that is kept for a parameter of a dtype, and how it is rounded itself ("nearest" where that is not asked).
+
+    Parameters with one layout are stepped by one call of the op.
+    """
 
     dtype: str
     arrays: tuple[Array, ...]
+    weights: str = "nearest"
 
     def of(self, slot: int) -> list[int]:
         """Which arrays belong to a slot."""

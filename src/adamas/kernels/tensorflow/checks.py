@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from adamas.errors import ArgumentError, ArrayError, UnsupportedError
 from adamas.kernels.tensorflow.slots import StoragePolicy
+from adamas.rule import Rule
+from adamas.storage import check_weights
 
 
 def conform(grads: Sequence[Any], variables: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -60,26 +62,29 @@ def _as_tensor(gradient: Any, variable: Any) -> Any:
     return gradient if gradient.dtype == variable.dtype else tf.cast(gradient, variable.dtype)
 
 
-def check(variables: Sequence[Any], storage: StoragePolicy, lazy: bool) -> None:
+def check(rule: Rule, variables: Sequence[Any], storage: Sequence[StoragePolicy], lazy: bool) -> None:
     """Nothing, unless one of the variables cannot be stepped.
 
     Args:
+        rule: how it would be.
         variables: what was given.
-        storage: how moments and weights are to be kept.
+        storage: how the moments of each, and the variable itself, are to be kept.
         lazy: whether sparse gradients are to step their rows only.
 
     Raises:
         UnsupportedError: by name.
-        ArgumentError: a variable was given twice.
+        ArgumentError: a variable was given twice, or cannot be kept so.
     """
-    for variable in variables:
+    for variable, how in zip(variables, storage, strict=True):
         _check_kind(variable)
-        _check_dtype(variable, storage, lazy)
-    if storage.weights != "nearest" and variables and all(variable.dtype.size >= 4 for variable in variables):
-        which = "bfloat16" if storage.weights == "split" else "bfloat16 or float16"
-        raise UnsupportedError(
-            f"weights={storage.weights!r} is for variables of {which}, and none was given; use weights='nearest'"
-        )
+        _check_dtype(variable, lazy)
+        try:
+            how.choose(rule, variable)
+        except ArgumentError as error:
+            raise ArgumentError(f"variable {variable.name!r}: {error}") from None
+    check_weights(
+        (np.dtype(variable.dtype.as_numpy_dtype), how.weights) for variable, how in zip(variables, storage, strict=True)
+    )
     if len(set(map(id, variables))) != len(variables):
         raise ArgumentError(
             "a variable was given twice (a keras.Variable and its `value` are the same one); give each once"
@@ -98,7 +103,7 @@ def _check_kind(variable: Any) -> None:
         raise UnsupportedError(f"variable {variable.name!r} has the shape {variable.shape}; give it a fixed shape")
 
 
-def _check_dtype(variable: Any, storage: StoragePolicy, lazy: bool) -> None:
+def _check_dtype(variable: Any, lazy: bool) -> None:
     dtype = tf.as_dtype(variable.dtype)
     if dtype not in (tf.float32, tf.float64, tf.bfloat16, tf.float16):
         if dtype.is_floating:
@@ -110,15 +115,6 @@ def _check_dtype(variable: Any, storage: StoragePolicy, lazy: bool) -> None:
         raise UnsupportedError(
             f"variable {variable.name!r} is {dtype.name}; Adamas steps float32, float64, bfloat16 and float16 "
             f"variables. {remedy}"
-        )
-    if storage.moments != "float32" and dtype == tf.float64:
-        raise UnsupportedError(
-            f"variable {variable.name!r} is float64, whose moments are not kept in {storage.moments}; use "
-            "moments='float32', which keeps them in float64"
-        )
-    if storage.weights == "split" and dtype == tf.float16:
-        raise UnsupportedError(
-            f"variable {variable.name!r} is float16, and weights='split' is for bfloat16; use weights='stochastic'"
         )
     if lazy and dtype.size < 4:
         raise UnsupportedError(

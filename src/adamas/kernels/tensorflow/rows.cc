@@ -81,7 +81,7 @@ class AdamasRowsStepOp : public OpKernel {
  public:
   explicit AdamasRowsStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, step_.Read(ctx));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("decays", &decays_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("row", &row_));
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -96,7 +96,10 @@ class AdamasRowsStepOp : public OpKernel {
     OP_REQUIRES_OK(ctx, numbers.Read(ctx, k + 4, step_));
     const Tensor& squares = ctx->input(k + 7);
     OP_REQUIRES(ctx, squares.NumElements() == 1, absl::InvalidArgumentError("squares must have one element"));
-    if (!decays_) numbers.hyper.weight_decay = 0.0;
+    OP_REQUIRES(ctx, row_ < 2 * static_cast<int64_t>(numbers.lines.size()),
+                absl::InvalidArgumentError("numbers has no line for the variable's row"));
+    adamas_hyper hyper = numbers.lines[row_ / 2];
+    if (row_ % 2 == 1) hyper.weight_decay = 0.0;
     const adamas_scaling scaling = {numbers.grad_scale, step_.clip, numbers.bound, squares.flat<double>()(0)};
 
     const auto handles = Handles(ctx, 0, k + 2);
@@ -132,7 +135,7 @@ class AdamasRowsStepOp : public OpKernel {
     adamas_table table{held[0]->tensor()->data(), {}, clock, clock[count], p->NumElements() / std::max<int64_t>(count, 1)};
     for (int s = 0; s < k; ++s) table.slots[s] = held[s + 1]->tensor()->data();
     pool->ParallelFor(n, RowCycles(table.width), [&](int64_t begin, int64_t end) {
-      api->rows_update(&step_.rule, Dtype(step_.dtype), &table, row, sums.data(), &numbers.hyper, numbers.t, &scaling,
+      api->rows_update(&step_.rule, Dtype(step_.dtype), &table, row, sums.data(), &hyper, numbers.t, &scaling,
                        begin, end);
     });
     clock[count] = static_cast<int32_t>(static_cast<uint32_t>(table.clock) + 1);
@@ -140,23 +143,28 @@ class AdamasRowsStepOp : public OpKernel {
 
  private:
   Step step_;
-  bool decays_ = false;
+  int row_ = 0;
 };
 
 class AdamasRowsSettleOp : public OpKernel {
  public:
-  using OpKernel::OpKernel;
+  explicit AdamasRowsSettleOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("lines", &lines_));
+  }
 
   void Compute(OpKernelContext* ctx) override {
     const Api* api;
     OP_REQUIRES_OK(ctx, Library(&api));
     const int last = ctx->num_inputs() - 1;
     const Tensor& numbers = ctx->input(last);
-    OP_REQUIRES(ctx, numbers.NumElements() == kNumbers, absl::InvalidArgumentError("numbers must have thirteen elements"));
     const auto handles = Handles(ctx, 0, last);
-    OP_REQUIRES(ctx, handles.size() % 3 == 0, absl::InvalidArgumentError("give m, v and the clock of each variable"));
-    for (auto handle = handles.begin(); handle != handles.end(); handle += 3) {
-      OP_REQUIRES_OK(ctx, Settle(ctx, api, {handle[0], handle[1], handle[2]}, numbers.flat<double>().data()));
+    OP_REQUIRES(ctx, handles.size() == 3 * lines_.size(),
+                absl::InvalidArgumentError("give m, v and the clock of each variable, and its line of numbers"));
+    for (size_t i = 0; i < lines_.size(); ++i) {
+      OP_REQUIRES(ctx, lines_[i] >= 0 && (lines_[i] + 1) * kNumbers <= numbers.NumElements(),
+                  absl::InvalidArgumentError("numbers has no such line"));
+      const double* betas = numbers.flat<double>().data() + lines_[i] * kNumbers + 2;
+      OP_REQUIRES_OK(ctx, Settle(ctx, api, {handles[3 * i], handles[3 * i + 1], handles[3 * i + 2]}, betas));
     }
   }
 
@@ -185,6 +193,8 @@ class AdamasRowsSettleOp : public OpKernel {
     clock[count] = 0;
     return absl::OkStatus();
   }
+
+  std::vector<int64_t> lines_;
 };
 
 REGISTER_OP("AdamasRows")
@@ -212,7 +222,7 @@ REGISTER_OP("AdamasRowsStep")
     .Attr("k: int >= 1")
     .Attr("T: {float, double}")
     .Attr("L: {float, double}")
-    .Attr("decays: bool")
+    .Attr("row: int >= 0")  // as an entry of AdamasStep's rows
     .Attr("unscale: bool")
     .Attr("clip: int")
     .Attr("rule: list(int)")
@@ -223,6 +233,7 @@ REGISTER_OP("AdamasRowsSettle")
     .Input("moments: count * resource")  // m, v and the clock of each variable: one handle a tensor, or packed
     .Input("numbers: double")            // as for AdamasStep
     .Attr("count: int >= 1")
+    .Attr("lines: list(int)")  // of numbers, one for each variable
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::NoOutputs);
 

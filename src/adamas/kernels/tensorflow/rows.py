@@ -19,7 +19,7 @@ from adamas.kernels import cpu, xla
 from adamas.kernels.tensorflow import op
 from adamas.kernels.tensorflow.arrays import NewVariable, label
 from adamas.kernels.tensorflow.engines import Numbers, in_xla
-from adamas.kernels.tensorflow.settings import Settings
+from adamas.kernels.tensorflow.settings import Row, Settings
 from adamas.kernels.tensorflow.slots import Slots
 from adamas.rule import Rule
 
@@ -76,7 +76,7 @@ class Rows:
         self,
         variable: Any,
         index: int,
-        decays: bool,
+        row: int,
         sums: Sums,
         squares: Any,
         numbers: Numbers,
@@ -88,11 +88,11 @@ class Rows:
 
         Args:
             index: its number in the optimizer.
-            decays: whether weight decay applies to it.
+            row: as `Batch.rows` has it.
             squares: what the norm of a clip is the root of.
         """
         if not native:
-            self._write(variable, index, decays, sums, squares, numbers, settings)
+            self._write(variable, index, row, sums, squares, numbers, settings)
             return
         *moments, seen = self._moments(index)
         op.load().adamas_rows_step(
@@ -103,24 +103,25 @@ class Rows:
             sums=sums.values,
             lr=numbers.lr,
             iterations=numbers.iterations,
-            numbers=numbers.row,
+            numbers=numbers.table,
             squares=squares,
-            decays=decays,
+            row=row,
             unscale=settings.unscales,
             clip=cpu.clip_code(settings.clip),
             rule=list(cpu.rule_codes(self._rule)),
         )
 
-    def settle(self, indices: Sequence[int], numbers: Numbers, *, native: bool) -> None:
+    def settle(self, indices: Sequence[int], rows: Sequence[int], numbers: Numbers, *, native: bool) -> None:
         """Decay the moments of all rows that missed steps; costs next to nothing where there are none."""
-        tables = [self._moments(index) for index in indices if self.seen[index] is not None]
+        known = [(index, row // 2) for index, row in zip(indices, rows, strict=True) if self.seen[index] is not None]
+        tables, lines = [self._moments(index) for index, _ in known], [line for _, line in known]
         if not native:
-            for m, v, *_, seen in tables:
-                _settle(m, v, seen, numbers.row)
+            for (m, v, *_, seen), line in zip(tables, lines, strict=True):
+                _settle(m, v, seen, Row(*tf.unstack(numbers.table[line])))
         elif tables:
             handles = [variable.handle for m, v, *_, seen in tables for variable in (m, v, seen)]
             moments = [tf.stack(handles)] if tf.executing_eagerly() else handles
-            op.load().adamas_rows_settle(moments=moments, numbers=numbers.row)
+            op.load().adamas_rows_settle(moments=moments, numbers=numbers.table, lines=lines)
 
     def _moments(self, index: int) -> list[Any]:
         """m, v, perhaps vmax, and the clock of the rows, as tf.Variables."""
@@ -128,20 +129,20 @@ class Rows:
         return [*(variable.value for (variable,) in arrays), self.seen[index].value]
 
     def _write(
-        self, variable: Any, index: int, decays: bool, sums: Sums, squares: Any, numbers: Numbers, settings: Settings
+        self, variable: Any, index: int, number: int, sums: Sums, squares: Any, numbers: Numbers, settings: Settings
     ) -> None:
-        row = settings.unpack(numbers.row)
-        scale, kind = row.grad_scale, None if settings.clip is None else settings.clip.kind
+        row = settings.unpack(numbers.table)[number // 2]
+        scale, kind = row.grad_scale, settings.kind
         if kind is not None:
             norm = tf.abs(scale) * tf.sqrt(squares)
             scale *= mathematics.clip_factor(kind, norm, row.bound(kind), where=tf.where)
         t = tf.cast(numbers.iterations, tf.int64) + 1
-        s = xla.scalars(self._rule, row.hyper(decays), numbers.lr, t, scale, row.value)
+        s = xla.scalars(self._rule, row.hyper(number % 2 == 0), row.rate(numbers.lr), t, scale, row.value)
         *moments, seen = self._moments(index)
         clock = seen[-1]
         silent = _silence(clock, tf.gather(seen, sums.rows))
         old = [tf.gather(moment, sums.rows) for moment in moments]
-        old[:2] = _decayed(old[:2], silent, numbers.row)
+        old[:2] = _decayed(old[:2], silent, row)
         p, new = xla.update(self._rule, s, tf.gather(variable, sums.rows), sums.values, old, clipped=kind == "value")
         with tf.control_dependencies([p, *new, silent]):  # a read must not see what is written below
             for target, values in zip((variable, *moments), (p, *new), strict=True):
@@ -194,9 +195,9 @@ def _silence(clock: Any, seen: Any) -> Any:
     return tf.cast(tf.bitcast(clock - seen, tf.uint32), tf.int64)
 
 
-def _decayed(moments: Sequence[Any], silent: Any, row: Any) -> list[Any]:
+def _decayed(moments: Sequence[Any], silent: Any, row: Row) -> list[Any]:
     """Rows of m and v, each times its beta^k; what falls below the smallest normal number becomes 0."""
-    factors = tf.unstack(xla.powers(row[:2], silent[:, None]), axis=1)
+    factors = tf.unstack(xla.powers(tf.stack([row.beta1, row.beta2]), silent[:, None]), axis=1)
     new = []
     for moment, factor in zip(moments, factors, strict=True):
         shape = [-1] + [1] * (moment.shape.rank - 1)
@@ -206,7 +207,7 @@ def _decayed(moments: Sequence[Any], silent: Any, row: Any) -> list[Any]:
     return new
 
 
-def _settle(m: Any, v: Any, seen: Any, row: Any) -> None:
+def _settle(m: Any, v: Any, seen: Any, row: Row) -> None:
     clock = seen[-1]
 
     def write() -> Any:

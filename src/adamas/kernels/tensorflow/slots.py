@@ -59,17 +59,17 @@ class StoragePolicy:
                 arrays.append(Array(s, name, "bfloat16" if kept == "bfloat16" else wide(variable.dtype.name)))
         if how.weights == "split":
             arrays.append(Array(len(rule.slots), "correction", "int8"))
-        return Layout(variable.dtype.name, tuple(arrays))
+        return Layout(variable.dtype.name, tuple(arrays), how.weights)
 
     def choose(self, rule: Rule, variable: Any) -> Storage:
         """How a variable and its slots are stored."""
         dtype = np.dtype(variable.dtype.as_numpy_dtype)
         return choose(rule, dtype, math.prod(variable.shape), self.moments, self.weights)
 
-    def describe(self, rule: Rule, variable: Any, name: str) -> Described:
+    def describe(self, rule: Rule, variable: Any, name: str, group: str) -> Described:
         """How the slots of a variable, which goes by this name, are stored."""
         dtype = np.dtype(variable.dtype.as_numpy_dtype)
-        return described(rule, self.choose(rule, variable), name, tuple(variable.shape), dtype, "all")
+        return described(rule, self.choose(rule, variable), name, tuple(variable.shape), dtype, group)
 
 
 class Slots:
@@ -77,16 +77,16 @@ class Slots:
 
     Args:
         names: of the rule's slots.
-        storage: how they are kept.
+        seed: of stochastic rounding.
     """
 
-    def __init__(self, names: Sequence[str], storage: StoragePolicy) -> None:
+    def __init__(self, names: Sequence[str], seed: int) -> None:
         self.names = tuple(names)
         self.arrays = Joined()
         self.layouts: list[Layout] = []
         self.shapes: list[tuple[int, ...]] = []
         self.keys: list[int] = []
-        self.storage = storage
+        self.seed = seed
 
     def add(
         self, part: Arrays, layouts: Sequence[Layout], shapes: Sequence[tuple[int, ...]], names: Sequence[str]
@@ -157,7 +157,7 @@ class Slots:
         return [tf.reshape(codes, self.shapes[i]), scales]
 
     def _draw(self, i: int, step: Any) -> codecs.Draw:
-        return codecs.Draw(self.storage.seed, self.keys[i], step)
+        return codecs.Draw(self.seed, self.keys[i], step)
 
     def read_weight(self, i: int, variable: Any) -> Any:
         """Parameter i as a step computes with it."""
@@ -168,7 +168,7 @@ class Slots:
 
     def write_weight(self, i: int, variable: Any, value: Any, step: Any) -> None:
         """Store parameter i after a step."""
-        if self.storage.weights == "nearest" or variable.dtype in (tf.float32, tf.float64):
+        if self.layouts[i].weights == "nearest":
             variable.assign(tf.cast(value, variable.dtype))
             return
         shape = self.shapes[i]

@@ -5,6 +5,7 @@
 // somebody else can see (a read tensor, a checkpoint being written) is copied first and the copy is changed.
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -93,7 +94,7 @@ constexpr int64_t kUpdateCycles = 6, kReduceCycles = 3, kNormCycles = 1;
 class AdamasStepOp : public OpKernel {
  public:
   explicit AdamasStepOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    int64_t seed;
+    int64_t seed, verify;
     OP_REQUIRES_OK(ctx, step_.Read(ctx));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("n", &n_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("param_tensors", &param_tensors_));
@@ -102,6 +103,11 @@ class AdamasStepOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("formats", &formats_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("weights", &settings_.weights));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("seed", &seed));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("measure", &measure_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("limit", &limit_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("tell", &statistics_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("verify", &verify));
+    settings_.verify = verify;
     settings_.rule = step_.rule;
     settings_.dtype = Dtype(step_.dtype);
     settings_.seed = static_cast<uint64_t>(seed);
@@ -128,9 +134,9 @@ class AdamasStepOp : public OpKernel {
     const Tensor& rows = ctx->input(rest + 3);
     const Tensor& offsets = ctx->input(rest + 4);
     const Tensor& keys = ctx->input(rest + 5);
-    const Tensor& others = ctx->input(rest + 6);
+    const Tensor& known = ctx->input(rest + 6);
     const Tensor& carry = ctx->input(rest + 7);
-    OP_REQUIRES(ctx, others.NumElements() == 1, absl::InvalidArgumentError("others must have one element"));
+    OP_REQUIRES(ctx, known.NumElements() == 1, absl::InvalidArgumentError("squares must have one element"));
     OP_REQUIRES(ctx, rows.NumElements() == n_ && offsets.NumElements() == n_ && keys.NumElements() == n_,
                 absl::InvalidArgumentError("rows, offsets and keys must have one entry per variable"));
     OP_REQUIRES(ctx, carry.NumElements() <= ADAMAS_MAX_CARRIES,
@@ -140,12 +146,15 @@ class AdamasStepOp : public OpKernel {
       carries[i / carry.NumElements() * ADAMAS_MAX_CARRIES + i % carry.NumElements()] =
           carry.flat<double>()(i % carry.NumElements());
     }
-    adamas_hyper table[2] = {numbers.hyper, numbers.hyper};
-    table[1].weight_decay = 0.0;
+    std::vector<adamas_hyper> table;  // each line, and the same without decay
+    for (const adamas_hyper& line : numbers.lines) {
+      table.insert(table.end(), {line, line});
+      table.back().weight_decay = 0.0;
+    }
     const int32_t* row = rows.flat<int32_t>().data();
     for (int i = 0; i < n_; ++i) {
-      OP_REQUIRES(ctx, row[i] == 0 || row[i] == 1,
-                  absl::InvalidArgumentError(absl::StrCat("variable ", i, ": rows are 0 (decays) or 1 (does not)")));
+      OP_REQUIRES(ctx, row[i] >= 0 && row[i] < static_cast<int64_t>(table.size()),
+                  absl::InvalidArgumentError(absl::StrCat("variable ", i, ": numbers has no line for its row")));
     }
 
     auto handles = Handles(ctx, 0, param_tensors_);
@@ -177,8 +186,10 @@ class AdamasStepOp : public OpKernel {
       OP_REQUIRES_OK(ctx, Check(held, i, offset[i], p->NumElements()));
     }
 
-    Tensor* squares;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &squares));
+    Tensor *taken, *fault, *statistics;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &taken));
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(1, {}, &fault));
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(2, {statistics_ ? n_ : 0, ADAMAS_STATISTICS}, &statistics));
     Pool* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
     OP_REQUIRES_OK(ctx, held.Own(ctx, pool));
 
@@ -199,23 +210,35 @@ class AdamasStepOp : public OpKernel {
     adamas_plan* plan = plans_.Take(api, settings_, formats_, tensors, &error);
     OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
     const std::vector<int64_t> steps(n_, numbers.t);
-    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table, row,
+    const int64_t chunks = api->begin(plan, n_, nullptr, buffers.data(), steps.data(), table.data(), row,
                                       carry.NumElements() > 0 ? carries.data() : nullptr);
-    double sum = 0.0;
-    if (chunks >= 0) {
-      if (step_.clip > ADAMAS_CLIP_VALUE) {
+    bool steps_now = chunks >= 0;
+    double differing = 0.0;
+    if (steps_now) {
+      const double squares = measure_ ? 0.0 : known.flat<double>()(0);
+      double norm = api->set_gradients(plan, numbers.grad_scale, ADAMAS_CLIP_NONE, 0.0, squares);
+      if (measure_ || step_.clip == ADAMAS_CLIP_NORM) {
         Run(api, pool, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles, total);
-        sum = api->finish(plan, ADAMAS_PHASE_NORM);
+        api->finish(plan, ADAMAS_PHASE_NORM);
       }
-      api->set_gradients(plan, numbers.grad_scale, step_.clip, numbers.bound, others.flat<double>()(0));
+      const double own = api->set_gradients(plan, numbers.grad_scale, step_.clip, numbers.bound, squares);
+      if (measure_) norm = own;
+      steps_now = limit_ == 0.0f || norm < static_cast<double>(limit_);
+    }
+    if (steps_now) {
+      api->set_extras(plan, statistics_, 1.0);
       if (api->rule_reduces(&step_.rule) > 0) {
         Run(api, pool, plan, ADAMAS_PHASE_REDUCE, chunks, kReduceCycles, total);
         api->finish(plan, ADAMAS_PHASE_REDUCE);
       }
       Run(api, pool, plan, ADAMAS_PHASE_UPDATE, chunks, kUpdateCycles, total);
-      api->finish(plan, ADAMAS_PHASE_UPDATE);
+      differing = api->finish(plan, ADAMAS_PHASE_UPDATE);
+      if (statistics_) std::copy_n(api->statistics(plan), n_ * ADAMAS_STATISTICS, statistics->flat<double>().data());
+    } else {
+      std::fill_n(statistics->flat<double>().data(), statistics->NumElements(), 0.0);
     }
-    squares->scalar<double>()() = sum;
+    taken->scalar<bool>()() = steps_now;
+    fault->scalar<int64_t>()() = static_cast<int64_t>(differing) - 1;
     plans_.Put(std::move(tensors), plan);
     OP_REQUIRES(ctx, chunks >= 0, absl::InvalidArgumentError("libadamas refused the step: a number is out of range"));
   }
@@ -260,47 +283,70 @@ class AdamasStepOp : public OpKernel {
   std::vector<int32_t> formats_;
   int n_ = 0, slot_variables_ = 0, scale_variables_ = 0, param_tensors_ = 0;
   int slots_ = 0, scales_ = 0;  // of a parameter
+  bool measure_ = false, statistics_ = false;
+  float limit_ = 0.0f;
   Plans plans_;
 };
 
-// The sum of the squares of some tensors, to the bit that a step of them computes.
+// The sum of the squares of some tensors of any floating dtypes, to the bit that a step of them computes.
 class AdamasSquaresOp : public OpKernel {
  public:
-  explicit AdamasSquaresOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_)); }
+  explicit AdamasSquaresOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    std::vector<DataType> types;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("types", &types));
+    for (size_t i = 0; i < types.size(); ++i) {
+      members_[types[i]].push_back(static_cast<int>(i));
+      plans_[types[i]];
+    }
+  }
 
   void Compute(OpKernelContext* ctx) override {
     const Api* api;
     OP_REQUIRES_OK(ctx, Library(&api));
-    const int n = ctx->num_inputs();
+    Tensor* squares;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &squares));
+    std::vector<double> each(ctx->num_inputs());
+    for (auto& [dtype, members] : members_) OP_REQUIRES_OK(ctx, Add(ctx, api, dtype, members, each));
+    double sum = 0.0;
+    for (double own : each) sum += own;  // in the order of the tensors
+    squares->scalar<double>()() = sum;
+  }
+
+ private:
+  // Writes the sum of each tensor of one dtype.
+  absl::Status Add(OpKernelContext* ctx, const Api* api, DataType dtype, const std::vector<int>& members,
+                   std::vector<double>& each) {
+    const auto n = static_cast<int64_t>(members.size());
     Tensors tensors;
     std::vector<adamas_buffers> buffers(n);
     int64_t total = 0;
-    for (int i = 0; i < n; ++i) {
-      tensors.sizes.push_back(ctx->input(i).NumElements());
-      buffers[i].g = ctx->input(i).data();
-      total += tensors.sizes[i];
+    for (int64_t k = 0; k < n; ++k) {
+      const Tensor& tensor = ctx->input(members[k]);
+      tensors.sizes.push_back(tensor.NumElements());
+      buffers[k].g = tensor.data();
+      total += tensor.NumElements();
     }
     tensors.keys.resize(n);
-    Tensor* squares;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {}, &squares));
     // Any rule will do: no parameter is touched.
-    const adamas_settings settings{{ADAMAS_EPS_KERAS}, Dtype(dtype_)};
+    const adamas_settings settings{{ADAMAS_EPS_KERAS}, Dtype(dtype)};
     const adamas_hyper table{};
     const std::vector<int64_t> steps(n, 1);
     const char* error = "no reason given";
     const std::vector<int32_t> formats(api->rule_slots(&settings.rule), ADAMAS_FORMAT_NATIVE);
-    adamas_plan* plan = plans_.Take(api, settings, formats, tensors, &error);
-    OP_REQUIRES(ctx, plan != nullptr, absl::InternalError(absl::StrCat("libadamas made no plan: ", error)));
+    Plans& plans = plans_.at(dtype);
+    adamas_plan* plan = plans.Take(api, settings, formats, tensors, &error);
+    if (plan == nullptr) return absl::InternalError(absl::StrCat("libadamas made no plan: ", error));
     const int64_t chunks = api->begin(plan, n, nullptr, buffers.data(), steps.data(), &table, nullptr, nullptr);
     Run(api, ctx->device()->tensorflow_cpu_worker_threads()->workers, plan, ADAMAS_PHASE_NORM, chunks, kNormCycles,
         total);
-    squares->scalar<double>()() = api->finish(plan, ADAMAS_PHASE_NORM);
-    plans_.Put(std::move(tensors), plan);
+    api->finish(plan, ADAMAS_PHASE_NORM);
+    for (int64_t k = 0; k < n; ++k) each[members[k]] = api->squares(plan)[k];
+    plans.Put(std::move(tensors), plan);
+    return absl::OkStatus();
   }
 
- private:
-  DataType dtype_ = tensorflow::DT_FLOAT;
-  Plans plans_;
+  std::map<DataType, std::vector<int>> members_;
+  std::map<DataType, Plans> plans_;
 };
 
 // The numbers that a rule carries from step to step, after a step. Nothing is written.
@@ -320,7 +366,7 @@ class AdamasCarryOnOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, carry.shape(), &result));
     double before[ADAMAS_MAX_CARRIES] = {}, after[ADAMAS_MAX_CARRIES] = {};
     std::copy_n(carry.flat<double>().data(), count, before);
-    api->rule_carry_on(&rule_, &numbers.hyper, numbers.t, before, after);
+    api->rule_carry_on(&rule_, numbers.lines.data(), numbers.t, before, after);
     std::copy_n(after, count, result->flat<double>().data());
   }
 
@@ -341,10 +387,9 @@ REGISTER_OP("AdamasCarryOn")
 REGISTER_KERNEL_BUILDER(Name("AdamasCarryOn").Device(tensorflow::DEVICE_CPU), AdamasCarryOnOp);
 
 REGISTER_OP("AdamasSquares")
-    .Input("tensors: n * T")
+    .Input("tensors: types")
     .Output("squares: float64")
-    .Attr("n: int >= 1")
-    .Attr("T: {float, double, bfloat16, half}")
+    .Attr("types: list({float, double, bfloat16, half}) >= 1")
     .SetShapeFn(tensorflow::shape_inference::ScalarShape);
 
 REGISTER_KERNEL_BUILDER(Name("AdamasSquares").Device(tensorflow::DEVICE_CPU), AdamasSquaresOp);
@@ -357,12 +402,14 @@ REGISTER_OP("AdamasStep")
     .Input("lr: L")
     .Input("iterations: int64")
     .Input("numbers: float64")  // see arguments.h
-    .Input("rows: int32")       // a tensor: 0 decays, 1 does not
+    .Input("rows: int32")       // a tensor: twice its line of numbers; 1 more if it does not decay
     .Input("offsets: int64")    // a tensor: where its moments begin in its slot variables
     .Input("keys: int64")       // a tensor: of its name (adamas.formats.name_key)
-    .Input("others: float64")   // sum of squares of gradients that a global norm counts and other calls step
+    .Input("squares: float64")  // of all gradients that a global norm counts; not read with measure
     .Input("carry: float64")    // the numbers that the rule carries, after this step
-    .Output("squares: float64")  // that of the gradients of this call, where they are clipped by a norm; else 0
+    .Output("taken: bool")          // whether the step was taken; nothing has changed where not
+    .Output("fault: int64")         // which variable's step was computed twice and gave two results; -1
+    .Output("statistics: float64")  // [n, 4], adamas_statistics, where they are asked for; 0 where it was not taken
     .Attr("n: int >= 1")
     .Attr("param_tensors: int >= 1")
     .Attr("k: int >= 1")
@@ -376,9 +423,22 @@ REGISTER_OP("AdamasStep")
     .Attr("grad_types: list(type) >= 1")
     .Attr("unscale: bool")  // whether gradients are multiplied by grad_scale
     .Attr("clip: int")      // ADAMAS_CLIP_...
+    .Attr("measure: bool")  // whether the global norm is of the gradients of this call, and found here
+    .Attr("limit: float")   // the step is taken only where the global norm is below it; 0: in any case
+    .Attr("tell: bool")  // whether statistics are asked for
+    .Attr("verify: int")    // as adamas_settings has it
     .Attr("rule: list(int)")
     .SetIsStateful()
-    .SetShapeFn(tensorflow::shape_inference::ScalarShape);
+    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* c) {
+      int64_t n;
+      bool statistics;
+      TF_RETURN_IF_ERROR(c->GetAttr("n", &n));
+      TF_RETURN_IF_ERROR(c->GetAttr("tell", &statistics));
+      c->set_output(0, c->Scalar());
+      c->set_output(1, c->Scalar());
+      c->set_output(2, c->Matrix(statistics ? n : 0, ADAMAS_STATISTICS));
+      return absl::OkStatus();
+    });
 
 REGISTER_KERNEL_BUILDER(Name("AdamasStep").Device(tensorflow::DEVICE_CPU), AdamasStepOp);
 

@@ -13,15 +13,26 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, KernelError, UnsupportedError
-from adamas.kernels import cpu
+from adamas.kernels import cpu, xla
 from adamas.kernels import rows as lazy
 from adamas.kernels.tensorflow import op
 from adamas.kernels.tensorflow.arrays import Arena, Layout, NewVariable, Separate
 from adamas.kernels.tensorflow.checks import check, conform
-from adamas.kernels.tensorflow.engines import Batch, Expression, Native, Numbers, Resource, in_xla
+from adamas.kernels.tensorflow.engines import (
+    Batch,
+    Expression,
+    Native,
+    Numbers,
+    Outcome,
+    Resource,
+    below,
+    in_xla,
+    when,
+)
 from adamas.kernels.tensorflow.rows import Rows
 from adamas.kernels.tensorflow.settings import Settings
 from adamas.kernels.tensorflow.slots import Slots, StoragePolicy
+from adamas.kernels.tensorflow.telemetry import Told
 from adamas.rule import Hyper, Rule
 
 Kernel = Literal["auto", "native", "resource", "xla"]
@@ -41,15 +52,16 @@ class Stepper:
         slot_names: what its slots are called in the names of variables.
         kernel: "auto", or the engine to use and no other.
         variables: tf.Variables.
-        decaying: whether weight decay is on; TensorFlow's own op has none.
+        settings: what the first steps are taken with.
         for_xla: lay the moments out for functions compiled by XLA, though the native engine can step them too. An
             engine for steps outside XLA is then chosen when the first one comes: the op may take 20 s to build.
         lazy: gradients that are tf.IndexedSlices step their rows only.
-        storage: how moments and weights are stored.
+        storage: how the moments of each variable, and the variable itself, are stored.
+        seed: of stochastic rounding.
 
     Raises:
         UnsupportedError: a variable cannot be stepped.
-        ArgumentError: a variable was given twice.
+        ArgumentError: a variable was given twice, or cannot be stored so.
         KernelError: the kernel that was asked for cannot serve; nothing was made.
     """
 
@@ -60,18 +72,19 @@ class Stepper:
         kernel: Kernel,
         variables: Sequence[Any],
         *,
-        decaying: bool,
+        settings: Settings,
         for_xla: bool,
         lazy: bool,
-        storage: StoragePolicy,
+        storage: Sequence[StoragePolicy],
+        seed: int,
     ) -> None:
-        check(variables, storage, lazy)
-        self.rule, self.slots = rule, Slots(slot_names, storage)
-        self.variables = list(variables)
+        check(rule, variables, storage, lazy)
+        self.rule, self.slots = rule, Slots(slot_names, seed)
+        self.variables, self.storage = list(variables), list(storage)
         self.shapes = [tuple(variable.shape) for variable in variables]
-        self.layouts = [storage.layout(rule, slot_names, variable) for variable in variables]
-        self._asked, self._decaying, self._for_xla = kernel, decaying, for_xla
-        self._lazy, self._storage, self._forced = lazy, storage, kernel != "auto"
+        self.layouts = self._layouts(variables, storage)
+        self._asked, self._settings, self._for_xla = kernel, settings, for_xla
+        self._lazy, self._forced = lazy, kernel != "auto"
         self._batches: dict[tuple[int, ...], tuple[Sequence[Any], Batch]] = {}
         if self._forced or not for_xla:
             _ = self._choice  # what cannot serve is said before anything is made
@@ -88,7 +101,7 @@ class Stepper:
 
     @functools.cached_property
     def _choice(self) -> tuple[str, str]:
-        kind, reason = _choose(self._asked, self.variables, self._decaying, _plain(self.rule, self.layouts))
+        kind, reason = _choose(self._asked, self.variables, self._settings, _plain(self.rule, self.layouts))
         description = _describe(kind, reason)
         if reason and not self._forced and description not in _said:
             _said.add(description)
@@ -108,6 +121,7 @@ class Stepper:
         """
         self._new_variable = new_variable
         self.rows = Rows(self.rule, self.slots, new_variable) if self._lazy else None
+        self.told = Told(self.device)
         self._make(self.variables, self.layouts, names)
         self.carries = [new_variable((), "float64", carry.name) for carry in self.rule.carries]
         for variable, carry in zip(self.carries, self.rule.carries, strict=True):
@@ -126,14 +140,19 @@ class Stepper:
                     self.slots.begin(s, i, variable)
         if self.rows is not None:
             self.rows.add(variables)
+        self.told.add(len(variables))
 
-    def check_more(self, variables: Sequence[Any]) -> None:
+    def _layouts(self, variables: Sequence[Any], storage: Sequence[StoragePolicy]) -> list[Layout]:
+        names = self.slots.names
+        return [how.layout(self.rule, names, variable) for variable, how in zip(variables, storage, strict=True)]
+
+    def check_more(self, variables: Sequence[Any], storage: Sequence[StoragePolicy]) -> None:
         """Whether `more` can take these.
 
         Raises:
-            UnsupportedError: it cannot; nothing was made.
+            UnsupportedError, ArgumentError: it cannot; nothing was made.
         """
-        check(variables, self._storage, self._lazy)
+        check(self.rule, [*self.variables, *variables], [*self.storage, *storage], self._lazy)
         elsewhere = _elsewhere(variables)
         if elsewhere and not self._for_xla and self.kind == "native":
             raise UnsupportedError(
@@ -141,11 +160,12 @@ class Stepper:
                 "variables on the CPU; make another optimizer for it"
             )
 
-    def more(self, variables: Sequence[Any], names: Sequence[str]) -> None:
+    def more(self, variables: Sequence[Any], storage: Sequence[StoragePolicy], names: Sequence[str]) -> None:
         """Step these from now on too, from zero moments; what was traced before stays valid. See `check_more`."""
-        layouts = [self._storage.layout(self.rule, self.slots.names, variable) for variable in variables]
+        layouts = self._layouts(variables, storage)
         self._make(variables, layouts, names)
         self.layouts += layouts
+        self.storage += storage
         self.variables += variables
         self.shapes += [tuple(variable.shape) for variable in variables]
 
@@ -161,16 +181,16 @@ class Stepper:
         numbers: Numbers,
         settings: Settings,
         make_batch: Callable[[Sequence[Any]], Batch],
-    ) -> list[Any]:
-        """One step of `variables`, each with its gradient.
+    ) -> tuple[Outcome, list[Any]]:
+        """One step of `variables`, each with its gradient; `told` remembers its statistics.
 
         Args:
             numbers, settings: what the step is taken with.
             make_batch: called once for each new list of variables.
 
         Returns:
-            Tensors that a graph must have computed before it writes anything of this step, the counter included: they
-            check the gradients whose shapes are known only when it runs.
+            What came of it; and tensors that a graph must have computed before it writes anything of this step, the
+            counter included: they check the gradients whose shapes are known only when it runs.
 
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
@@ -178,14 +198,44 @@ class Stepper:
         if self.rows is not None:
             return self._step_rows(self.rows, variables, grads, numbers, settings, make_batch)
         self._begin(numbers.iterations)
+        before = [tf.convert_to_tensor(carry.value) for carry in self.carries]
         if self.carries:
-            before = [tf.convert_to_tensor(carry.value) for carry in self.carries]
             numbers = replace(numbers, carry=self._engine(settings).carry_on(before, numbers, settings))
-        checks = self._step(variables, grads, numbers, settings, make_batch)
+        outcome, checks = self._step(variables, grads, numbers, settings, make_batch)
         with tf.control_dependencies(checks):
-            for carry, after in zip(self.carries, numbers.carry, strict=True):
-                carry.value.assign(after)
-        return checks
+            for carry, old, new in zip(self.carries, before, numbers.carry, strict=True):
+                carry.value.assign(new if outcome.taken is None else tf.where(outcome.taken, new, old))
+        self._tell(outcome, checks, variables, numbers, settings, make_batch)
+        return outcome, checks
+
+    def _tell(
+        self,
+        outcome: Outcome,
+        checks: Sequence[Any],
+        variables: Sequence[Any],
+        numbers: Numbers,
+        settings: Settings,
+        make_batch: Callable[[Sequence[Any]], Batch],
+    ) -> None:
+        if outcome.statistics is not None:
+            with tf.control_dependencies(checks):
+                self.told.write(
+                    self._batch(variables, make_batch).indices,
+                    outcome.statistics,
+                    tf.cast(numbers.iterations, tf.int64) + 1,
+                    settings.grad_scale(numbers.table),
+                    outcome.taken,
+                )
+
+    def decide(self, variables: Sequence[Any], grads: Sequence[Any], grad_scale: Any) -> Any:
+        """Whether a step with these dense gradients can be taken. Nothing is changed."""
+        return below(Batch(list(variables), [], []).limit, self._squares(grads), grad_scale)
+
+    def _squares(self, grads: Sequence[Any]) -> Any:
+        """The sum of the squares of dense gradients."""
+        if self.kind == "native" and not in_xla():
+            return self._native.squares(grads)
+        return xla.sum_of_squares(grads)
 
     def _begin(self, iterations: Any) -> None:
         """At the first step, slots that start as the parameter do: since `make`, weights may have been loaded."""
@@ -211,22 +261,21 @@ class Stepper:
         numbers: Numbers,
         settings: Settings,
         make_batch: Callable[[Sequence[Any]], Batch],
-    ) -> list[Any]:
+    ) -> tuple[Outcome, list[Any]]:
         """One step of variables and slots, with dense gradients."""
         batch = self._batch(variables, make_batch)
         eager = tf.executing_eagerly() and set(map(type, grads)) == {_EagerTensor}
         if eager and len(batch.groups) == 1 and self.kind == "native" and not batch.cast:
             try:
-                self._native.step(batch, grads, numbers, settings)
-                return []
+                return self._native.step(batch, grads, numbers, settings), []
             except tf.errors.InvalidArgumentError:
                 pass  # the op checks before it writes; find out below what is wrong, or put it right
         dense, checks = conform(grads, batch.variables)
         with tf.control_dependencies(checks):
-            self._engine(settings).step(batch, dense, numbers, settings)
+            outcome = self._engine(settings).step(batch, dense, numbers, settings)
         if eager:  # gradients of another dtype stay so as a rule, and the op's exception costs more than this look
             batch.cast = any(map(operator.is_not, grads, dense))
-        return checks
+        return outcome, checks
 
     def _step_rows(
         self,
@@ -236,10 +285,9 @@ class Stepper:
         numbers: Numbers,
         settings: Settings,
         make_batch: Callable[[Sequence[Any]], Batch],
-    ) -> list[Any]:
+    ) -> tuple[Outcome, list[Any]]:
         """One step, lazy for those variables whose gradients are tf.IndexedSlices. Everything is checked first."""
         native = not in_xla() and self.kind == "native"
-        kind = None if settings.clip is None else settings.clip.kind
         sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in grads]
         some = [g for g, is_sparse in zip(grads, sparse, strict=True) if is_sparse]
         whole = [g for g, is_sparse in zip(grads, sparse, strict=True) if not is_sparse]
@@ -248,22 +296,33 @@ class Stepper:
         if set(tables.indices) & set(others.indices):
             raise ArgumentError(_TWICE)
         dense, checks = conform(whole, others.variables)
-        norms = kind in ("norm", "global_norm")
+        norms = settings.needs_norm or settings.kind == "norm"
         sums = [
             rows.add_up(gradient, variable, native=native, squares=norms)
             for gradient, variable in zip(some, tables.variables, strict=True)
         ]
         checks += [one.rows for one in sums]
         with tf.control_dependencies(checks):
-            rows.settle(others.indices, numbers, native=native)
-            total = tf.add_n([one.squares for one in sums]) if sums and kind == "global_norm" else None
-            if dense:
-                squares = self._engine(settings).step(others, dense, replace(numbers, others=total), settings)
-                total = squares if total is None else total + squares
-            for one, variable, index, decays in zip(sums, tables.variables, tables.indices, tables.decays, strict=True):
-                squares = total if kind == "global_norm" else one.squares
-                rows.step(variable, index, decays, one, squares, numbers, settings, native=native)
-        return checks
+            total, taken = None, None
+            if settings.needs_norm:
+                total = tf.add_n([*([self._squares(dense)] if dense else []), *(one.squares for one in sums)])
+            if settings.checks:
+                limit = min(tables.limit, others.limit)
+                taken, settings = (
+                    below(limit, total, settings.grad_scale(numbers.table)),
+                    replace(settings, checks=False),
+                )
+
+            def write() -> None:
+                rows.settle(others.indices, others.rows, numbers, native=native)
+                if dense:
+                    self._engine(settings).step(others, dense, replace(numbers, squares=total), settings)
+                for one, variable, index, row in zip(sums, tables.variables, tables.indices, tables.rows, strict=True):
+                    squares = total if settings.kind == "global_norm" else one.squares
+                    rows.step(variable, index, row, one, squares, numbers, settings, native=native)
+
+            when(taken, write)
+        return Outcome(taken), checks
 
     def _batch(self, variables: Sequence[Any], make_batch: Callable[[Sequence[Any]], Batch]) -> Batch:
         key = tuple(map(id, variables))
@@ -318,7 +377,7 @@ class Stepper:
             return self._expression
         if self.kind == "native":
             return self._native
-        if settings.hyper.weight_decay:
+        if settings.decays:
             if self._forced:
                 raise KernelError(f"kernel='resource' {_NO_DECAY}; use kernel='auto'")
             return self._expression
@@ -339,19 +398,21 @@ def _plain(rule: Rule, layouts: Sequence[Layout]) -> bool:
     return kept and rule in (Rule("keras"), Rule("keras", amsgrad="raw"))
 
 
-def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool, plain: bool) -> tuple[str, str | None]:
+def _choose(kernel: Kernel, variables: Sequence[Any], settings: Settings, plain: bool) -> tuple[str, str | None]:
     """The engine, and why it is not the native one."""
+    plain = plain and len(settings.lines) == 1 and not settings.statistics
     if kernel not in KERNELS:
         raise ArgumentError(f"kernel={kernel!r}: give one of {', '.join(map(repr, KERNELS))}")
     elsewhere = _elsewhere(variables)
     if kernel in ("xla", "resource"):
-        if kernel == "resource" and decaying:
+        if kernel == "resource" and settings.decays:
             raise KernelError(f"kernel='resource' {_NO_DECAY}; use kernel='auto'")
         if kernel == "resource" and not plain:
             raise KernelError(
-                "kernel='resource' is for Adam with variables and moments in float32 or float64 (TensorFlow's "
-                "ResourceApplyAdam does nothing else); use kernel='auto'"
+                "kernel='resource' is for Adam with variables and moments in float32 or float64, without groups and "
+                "statistics (TensorFlow's ResourceApplyAdam does nothing else); use kernel='auto'"
             )
+        _refuse_verify(settings, "it was asked for")
         return kernel, "it was asked for"
     if elsewhere:
         reason: str | None = f"variable {elsewhere[0].name!r} is on {elsewhere[0].device}"
@@ -361,7 +422,15 @@ def _choose(kernel: Kernel, variables: Sequence[Any], decaying: bool, plain: boo
         return "native", None
     if kernel == "native":
         raise KernelError(f"kernel='native' cannot serve: {reason}")
-    return ("xla" if elsewhere or decaying or not plain else "resource"), reason
+    _refuse_verify(settings, reason)
+    return ("xla" if elsewhere or settings.decays or not plain else "resource"), reason
+
+
+def _refuse_verify(settings: Settings, reason: str) -> None:
+    if settings.verify:
+        raise KernelError(
+            f"verify={settings.verify} needs the native kernel, and another serves because {reason}; leave verify out"
+        )
 
 
 def _describe(kind: str, reason: str | None) -> str:
