@@ -16,6 +16,7 @@ from adamas.errors import MissingExtraError
 
 try:
     from adamas.jax.family import adam, adamax, adamaxw, adamw, amsgrad, nadam, nadamw, radam
+    from adamas.jax.optax_state import from_optax, to_optax
     from adamas.jax.optimizer import Optimizer
     from adamas.jax.schedule_free import schedule_free_adamw, schedule_free_eval_params
     from adamas.jax.states import Int8, Packed, State
@@ -34,9 +35,11 @@ __all__ = [
     "adamaxw",
     "adamw",
     "amsgrad",
+    "from_optax",
     "nadam",
     "nadamw",
     "radam",
     "schedule_free_adamw",
     "schedule_free_eval_params",
+    "to_optax",
 ]
