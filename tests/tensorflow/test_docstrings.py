@@ -13,8 +13,9 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        "adamas.keras",
-        *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "nadam", "peers", "radam")),
+        "adamas.keras.files",
+        "adamas.keras.peers",
+        *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "nadam", "radam")),
     ],
 )
 def test_examples(name: str) -> None:

@@ -15,7 +15,7 @@ import adamas.numpy
 from adamas import state
 from adamas.errors import StateError, UnsupportedError
 from adamas.formats import Blocks
-from adamas.tensorflow.peers import from_keras, to_keras
+from adamas.keras import from_keras, to_keras
 
 NAMES = ["dense/kernel", "dense/bias", "scale"]
 SHAPES: list[tuple[int, ...]] = [(65, 70), (31,), ()]  # the first is large enough for int8

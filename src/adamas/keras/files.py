@@ -1,6 +1,4 @@
-"""Adam for Keras 3: `model.compile(optimizer=adamas.keras.Adam())`.
-
-The same class as in `adamas.tensorflow`. Keras must run on TensorFlow.
+"""`.keras` files: of ours and of Keras' own Adam, either read as the other.
 
 A `.keras` file is a zip archive: `config.json` names the classes, `model.weights.h5` has the numbers. Adamas writes the
 numbers as Keras' own Adam does, so a file goes from one to the other by changing names in its `config.json`.
@@ -20,30 +18,8 @@ from typing import Any
 import keras
 
 from adamas.errors import ArgumentError, StateError, UnsupportedError
-
-if keras.backend.backend() != "tensorflow":
-    raise UnsupportedError(
-        f"Keras runs on {keras.backend.backend()!r} here and adamas.keras serves TensorFlow; set "
-        "KERAS_BACKEND=tensorflow before Keras is imported"
-    )
-
-from adamas.tensorflow import ADOPT, Adam, Adamax, AdamW, Nadam, RAdam, ScheduleFreeAdamW
+from adamas.keras.classes import Adam, Adamax, AdamW, Nadam
 from adamas.tensorflow.files import for_keras
-from adamas.tensorflow.peers import from_keras, to_keras
-
-__all__ = [
-    "ADOPT",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Nadam",
-    "RAdam",
-    "ScheduleFreeAdamW",
-    "from_keras",
-    "load_model",
-    "save_model",
-    "to_keras",
-]
 
 _CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Nadam": Nadam}
 # What Keras has not, and can go on without: the state is written as without them, and the rest changes no number of a
