@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from parameters import equal, give, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
-from adamas.torch import adam, adamax, nadam, radam, schedule_free  # noqa: E402
+from adamas.torch import adam, adamax, adopt, lamb, nadam, radam, schedule_free, stable  # noqa: E402
 
 NAMES = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax"]
 
@@ -354,7 +354,8 @@ def test_an_optimizer_that_a_hook_holds_ends_with_the_process_in_silence() -> No
 
 
 def test_examples() -> None:
-    for module, examples in ((adam, 8), (nadam, 5), (radam, 5), (adamax, 5), (schedule_free, 6)):
+    others = [(module, 5) for module in (nadam, radam, adamax, adopt, stable, lamb)]
+    for module, examples in ((adam, 8), (schedule_free, 6), *others):
         failed, tried = doctest.testmod(module)
         assert failed == 0
         assert tried >= examples

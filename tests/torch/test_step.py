@@ -207,7 +207,8 @@ def test_an_optimizer_that_its_parameter_holds_can_be_freed() -> None:
     assert gone() is None
 
 
-def test_no_compilation_when_the_learning_rate_changes() -> None:
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_no_compilation_when_the_learning_rate_changes(backend: str) -> None:
     """A training step under torch.compile: the same bits as without, and one compilation for all learning rates."""
     counters = torch._dynamo.utils.counters
     results = []
@@ -224,7 +225,7 @@ def test_no_compilation_when_the_learning_rate_changes() -> None:
 
         torch._dynamo.reset()
         counters.clear()
-        step = torch.compile(train, backend="eager") if compiled else train
+        step = torch.compile(train, backend=backend) if compiled else train
         frames = []
         for k in range(5):
             step(torch.full((6, 4), 1.0 + k))

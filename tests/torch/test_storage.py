@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from dataclasses import replace
@@ -406,3 +407,43 @@ def test_schedule_free_refuses() -> None:
     fresh = [p.detach().clone() for p in optimizer.param_groups[0]["params"]]
     optimizer.eval()
     assert all(torch.equal(p, q) for p, q in zip(optimizer.param_groups[0]["params"], fresh, strict=True))
+
+
+OWN: list[tuple[str, dict[str, Any]]] = [
+    ("ADOPT", {}),
+    ("ADOPT", {"decouple": True, "maximize": True}),
+    ("StableAdamW", {}),
+    ("LAMB", {}),
+    ("LAMB", {"like": "keras", "maximize": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), OWN, ids=str)
+@pytest.mark.parametrize(("dtype", "moments"), [(torch.float32, "float32"), (torch.bfloat16, "int8")], ids=str)
+def test_what_torch_has_not_is_that_of_adamas_numpy(name: str, more: dict[str, Any], dtype: Any, moments: Any) -> None:
+    """Its bits, its defaults; through a state_dict and a portable state that were taken in between."""
+    theirs, mine = (inspect.signature(getattr(module, name)).parameters for module in (adamas_numpy, ours))
+    for argument in ("lr", "betas", "weight_decay", "maximize"):
+        assert mine[argument].default == theirs[argument].default
+    assert mine["eps"].default == (1e-6 if name == "LAMB" else theirs["eps"].default)
+    settings: dict[str, Any] = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1, "moments": moments, **more}
+    params = problem(dtype)
+    arrays = [as_array(p.detach()).copy() for p in params]
+    optimizer, twin = getattr(ours, name)(params, **settings), getattr(adamas_numpy, name)(arrays, **settings)
+    for seed in range(3):
+        grads = give(params, seed)
+        optimizer.step()
+        twin.step(list(grads))
+    assert [as_array(p.detach()).tobytes() for p in params] == [array.tobytes() for array in arrays]
+    start = [p.detach().clone() for p in params]
+    results = []
+    state, portable = copy.deepcopy(optimizer.state_dict()), optimizer.portable_state()
+    for way in ("go on", "state_dict", "portable"):
+        own = params if way == "go on" else [torch.nn.Parameter(p.clone()) for p in start]
+        one = optimizer if way == "go on" else getattr(ours, name)(own, **{**settings, "lr": 0.5})
+        if way == "state_dict":
+            one.load_state_dict(state)
+        elif way == "portable":
+            one.load_portable_state(portable)
+        results.append(kept(run(one, own, range(3, 5)), own))
+    assert results[0] == results[1] == results[2]

@@ -76,13 +76,12 @@ def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:
     given = {name: group[name] for name in _NUMBERS if name in group}
     given["beta1"], given["beta2"] = group["betas"]
     hyper = _hyper(**{name: float(x) if isinstance(x, Tensor) else x for name, x in given.items()})
-    preset = next((name for kind, name in PEERS.items() if isinstance(optimizer, kind)), _SCHEDULE_FREE)
+    preset = getattr(optimizer, "preset", None) or next(n for kind, n in PEERS.items() if isinstance(optimizer, kind))
     like = group.get("like", "torch")
     return _rule(preset, decoupled, bool(group.get("amsgrad")), bool(group["maximize"]), like), hyper
 
 
 _NUMBERS = ("lr", "eps", "weight_decay", "momentum_decay", "warmup_steps", "r", "weight_lr_power")
-_SCHEDULE_FREE = "schedulefree.AdamWScheduleFree"
 _hyper = functools.lru_cache(1024)(Hyper)  # groups have the same numbers again and again
 
 
@@ -92,6 +91,7 @@ _LIKE_OF = {
     "torch.Adam": ("torch", "keras", "optax"),
     "torch.Adamax": ("torch", "keras", "optax"),
     "torch.RAdam": ("torch", "optax"),
+    "optax.lamb": ("torch", "optax", "keras"),  # torch has none
 }
 
 
@@ -100,6 +100,8 @@ def _rule(preset: str, decoupled: bool, amsgrad: bool, maximize: bool, like: str
     allowed = _LIKE_OF.get(preset, ("torch",))
     if like not in allowed:
         raise ArgumentError(f"like={like!r}: give one of {', '.join(map(repr, allowed))}, for the rule of {preset}")
+    if preset == "optax.lamb":
+        preset, like = ("keras.Lamb" if like == "keras" else preset), "torch"  # two presets, as they are
     rule = PRESETS[preset].rule
     eps_mode, largest = _LIKE.get(like, (rule.eps_mode, "raw"))
     decay = "decoupled" if decoupled else rule.decay

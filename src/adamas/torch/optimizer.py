@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ class Stepped:
         moments, weights, seed, nonfinite, stats, ema, sparse, verify, like: see `Adam`.
         args, kwargs: those of torch's own class.
     """
+
+    preset: ClassVar[str | None] = None
+    """Of the rule of an optimizer that torch has not; else it goes by torch's class."""
 
     param_groups: list[dict[str, Any]]
     state: Any

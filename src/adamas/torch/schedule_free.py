@@ -61,6 +61,8 @@ class ScheduleFreeAdamW(Stepped, torch.optim.Optimizer):
         True
     """
 
+    preset = "schedulefree.AdamWScheduleFree"
+
     def __init__(
         self,
         params: Any,
