@@ -423,7 +423,8 @@ def reduction(
     m, v = slots
     v = _flush(v + s.c2 * (g * g - v), tiny, xp)
     if rule.clip_update:
-        return (g / _largest(xp.sqrt(v), s.eps, xp),)
+        root = xp.sqrt(v)
+        return (g / xp.where(root <= s.eps, s.eps, root),)
     m = _flush(m + s.c1 * (g - m), tiny, xp)
     return (p, s.alpha * (m / (xp.sqrt(v + s.eps_root) + s.eps)) + s.shrink * p)
 

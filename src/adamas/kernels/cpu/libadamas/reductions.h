@@ -29,7 +29,8 @@ void reduce(const Numbers<T>& s, const T* __restrict p, const T* __restrict g, T
       const T gi = gradient<T, kClipped, false>(c, g[i + j], T(0));
       const T vi = flush(v[i + j] + c.c2 * (gi * gi - v[i + j]));
       if (kReduction == kRms) {
-        x[j] = gi / largest(std::sqrt(vi), c.eps);
+        const T root = std::sqrt(vi);
+        x[j] = gi / (root <= c.eps ? c.eps : root);
       } else {
         const T mi = flush(m[i + j] + c.c1 * (gi - m[i + j]));
         x[j] = c.alpha * (mi / (std::sqrt(vi + c.eps_root) + c.eps)) + c.shrink * p[i + j];
