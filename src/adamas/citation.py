@@ -20,6 +20,7 @@ OPTIMIZERS = {
     "Adamax": "Adamax (Kingma & Ba, 2015)",
     "ADOPT": "ADOPT (Taniguchi et al., 2024)",
     "StableAdamW": "StableAdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019; Wortsman et al., 2023)",
+    "C-AdamW": "cautious AdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019; Liang et al., 2024)",
     "LAMB": "LAMB (Kingma & Ba, 2015; You et al., 2020)",
     "ScheduleFreeAdamW": "schedule-free AdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019; Defazio et al., 2024)",
 }
@@ -50,6 +51,8 @@ REFERENCES = {
     "Stable and Low-Precision Training for Large-Scale Vision-Language Models. NeurIPS 2023.",
     "You et al., 2020": "Y. You, J. Li, S. Reddi, J. Hseu, S. Kumar, S. Bhojanapalli, X. Song, J. Demmel, K. Keutzer, "
     "C.-J. Hsieh. Large Batch Optimization for Deep Learning: Training BERT in 76 Minutes. ICLR 2020.",
+    "Liang et al., 2024": "K. Liang, L. Chen, B. Liu, Q. Liu. "
+    "Cautious Optimizers: Improving Training with One Line of Code. arXiv:2411.16085, 2024.",
     "Defazio et al., 2024": "A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky. "
     "The Road Less Scheduled. NeurIPS 2024.",
 }
@@ -59,8 +62,8 @@ def methods(optimizer: str = "Adam", moments: str = "float32", weights: str = "f
     """The paragraph of a methods section that says how a model was optimized, its references, and BibTeX for Adamas.
 
     Args:
-        optimizer: "Adam", "AdamW", "AMSGrad", "NAdam", "RAdam", "Adamax", "ADOPT", "StableAdamW", "LAMB" or
-            "ScheduleFreeAdamW".
+        optimizer: "Adam", "AdamW", "AMSGrad", "NAdam", "RAdam", "Adamax", "ADOPT", "StableAdamW", "C-AdamW",
+            "LAMB" or "ScheduleFreeAdamW".
         moments: the format of the moments: "float32", "bfloat16" or "int8".
         weights: what weights are stored in and how they are rounded: "float32"; "bfloat16-" with nearest, stochastic or
             split; "float16-" with nearest or stochastic.

@@ -52,6 +52,9 @@ Every other member of the family here is a switch of `Rule`:
 
              "with_decay"     r = m^ / (sqrt(v^) + eps) + weight_decay p                                     (optax)
              "without_decay"  r = m^ / (sqrt(v^) + eps), after p <- p - lr weight_decay p                    (Keras)
+    cautious              C-AdamW (Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+                          with the bound of its authors): only elements whose m has the sign of g move, by more the
+                          fewer they are: lr / max(share, 1e-3), with their share of a tensor; the decay stays as it is
 
 and `eps_root` is added inside the root (optax).
 
@@ -65,8 +68,8 @@ so that one elementwise formula, `update`, serves all of them, and each kernel i
 `gain`, for the g beside m. A kernel is right when it gives the bits of `update`: only + - * / sqrt, comparisons and
 selections, in the order written here.
 
-**A rule that `reduces`** (clip_update, trust_ratio) looks at a whole tensor before it steps it. `reduction` gives what
-it adds up the squares of, and `adamas.scalars.rescaled` turns the sums into other scalars for the same `update`.
+**A rule that `reduces`** (clip_update, trust_ratio, cautious) looks at a whole tensor before it steps it. `reduction`
+gives what it adds up the squares of, and `adamas.scalars.rescaled` turns the sums into other scalars for `update`.
 
 **Schedule-free AdamW** (Defazio et al., "The Road Less Scheduled", 2024), `schedule_free`, needs no learning rate that
 falls: it averages instead. Gradients are taken at y, z takes the steps, and x, which is evaluated, is their mean:
@@ -139,6 +142,7 @@ class Rule:
     adopt: bool = False
     clip_update: bool = False
     trust_ratio: TrustRatio = "off"
+    cautious: bool = False
 
     def __post_init__(self) -> None:
         _one_of("eps_mode", self.eps_mode, ("paper", "keras"))
@@ -152,6 +156,7 @@ class Rule:
         _one_of("adopt", self.adopt, (False, True))
         _one_of("clip_update", self.clip_update, (False, True))
         _one_of("trust_ratio", self.trust_ratio, ("off", "with_decay", "without_decay"))
+        _one_of("cautious", self.cautious, (False, True))
         if self.eps_mode == "keras" and self.amsgrad == "corrected":
             raise ArgumentError(
                 "eps_mode='keras' adds eps to the uncorrected root, and amsgrad='corrected' keeps no uncorrected "
@@ -166,6 +171,7 @@ class Rule:
             "adopt": self.adopt,
             "clip_update": self.clip_update,
             "trust_ratio": self.trust_ratio != "off",
+            "cautious": self.cautious,
         }
         chosen = [name for name, on in variants.items() if on]
         if len(chosen) > 1:
@@ -197,7 +203,7 @@ class Rule:
     @property
     def reduces(self) -> int:
         """How many sums over each tensor a step needs first: `reduction`, then `adamas.scalars.rescaled`."""
-        return 2 if self.trust_ratio != "off" else int(self.clip_update)
+        return 2 if self.trust_ratio != "off" else int(self.clip_update or self.cautious)
 
 
 @dataclass(frozen=True)
@@ -394,6 +400,8 @@ def update(
     root = xp.sqrt(w + s.eps_root) + s.eps
     if rule.rectify:
         root = xp.where(s.adaptive > 0, root, xp.zeros_like(root) + 1)
+    if rule.cautious:
+        m = xp.where(_against(m, g, xp), xp.zeros_like(m), m)
     step = s.alpha * (m / root) if rule.nesterov == "off" else (s.alpha * m + s.gain * g) / root
     return s.keep * p - step, slots
 
@@ -417,10 +425,13 @@ def reduction(
 
     Returns:
         `rule.reduces` arrays, of the new moments and with eps as in `update`. clip_update: g / max(sqrt(v), eps).
-        trust_ratio: p, and what the step would take from it without the ratio.
+        trust_ratio: p, and what the step would take from it without the ratio. cautious: 1 where an element moves.
     """
     g = _gradient(p, g, s, coupled, clipped, xp)
     m, v = slots
+    if rule.cautious:
+        m = _flush(m + s.c1 * (g - m), tiny, xp)
+        return (xp.where(_against(m, g, xp), xp.zeros_like(m), xp.zeros_like(m) + 1),)
     v = _flush(v + s.c2 * (g * g - v), tiny, xp)
     if rule.clip_update:
         root = xp.sqrt(v)
@@ -435,6 +446,11 @@ def _gradient(p: Any, g: Any, s: Scalars, coupled: bool, clipped: bool, xp: Any)
     if clipped:
         g = _clamp(g, s.clip, xp)
     return g + s.coupled * p if coupled else g
+
+
+def _against(m: Any, g: Any, xp: Any) -> Any:
+    """Where the two have not the same sign, 0 having none; never where m is NaN. Their product would underflow."""
+    return xp.where(g <= 0, xp.where(g < 0, -m, xp.zeros_like(m)), m) <= 0
 
 
 def _flush(x: Any, tiny: Any, xp: Any) -> Any:

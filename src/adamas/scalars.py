@@ -190,12 +190,16 @@ def rescaled(rule: Rule, s: Scalars, n: Any, sums: Sequence[Any], xp: Any = HOST
         (squares,) = sums
         rms = s.unit * xp.sqrt(squares / xp.where(n > 0.0, n, 1.0))
         factor = 1.0 / xp.where(rms <= 1.0, 1.0, rms)
+    elif rule.cautious:
+        share = sums[0] / xp.where(n > 0.0, n, 1.0)
+        factor = 1.0 / xp.where(share <= 1e-3, 1e-3, share)
     else:
         kept = s.keep if rule.trust_ratio == "without_decay" else 1.0  # there the norm is that of the decayed parameter
         of_p, of_step = xp.sqrt(kept * kept * sums[0]), xp.sqrt(sums[1])
         ratio = s.unit * of_p / xp.where(of_step <= 0.0, 1.0, of_step)
         factor = xp.where(of_p <= 0.0, 1.0, xp.where(of_step <= 0.0, 1.0, ratio))
-    keep = s.keep if rule.trust_ratio == "without_decay" else 1.0 - s.shrink * factor
+    apart = rule.cautious or rule.trust_ratio == "without_decay"  # decay is no part of what is made longer or shorter
+    keep = s.keep if apart else 1.0 - s.shrink * factor
     return s._replace(alpha=s.alpha * factor, keep=keep)
 
 

@@ -43,6 +43,8 @@ RULES += [
     Rule("keras", maximize=True, clip_update=True),
     Rule(trust_ratio="with_decay"),
     Rule("keras", maximize=True, trust_ratio="without_decay"),
+    Rule(cautious=True),
+    Rule("keras", "coupled", maximize=True, cautious=True),
 ]
 # 4096 is a block, 32768 a chunk; tensors of every size share chunks, the largest is cut.
 SHAPES = [(0,), (), (31,), (1,), (4096,), (4097,), (5, 7, 11), (4095,), (2, 0, 3), (3, 11003)]

@@ -20,7 +20,7 @@ from adamas import state
 from adamas.errors import ArgumentError, ArrayError, StateError, UnsupportedError
 from adamas.formats import Halves, Split
 from adamas.kernels.reference import ieee
-from adamas.numpy import ADOPT, LAMB, Adamax, Group, NAdam, RAdam, ScheduleFreeAdamW, StableAdamW
+from adamas.numpy import ADOPT, LAMB, Adam, Adamax, AdamW, Group, NAdam, RAdam, ScheduleFreeAdamW, StableAdamW
 from adamas.numpy.optimizer import Optimizer
 from adamas.rule import PRESETS, evaluation_weights, training_weights
 
@@ -41,6 +41,11 @@ def made(tried: Case, params: Any, **more: Any) -> Any:
         return StableAdamW(
             params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize, **more
         )
+    if tried.rule.cautious:
+        return (AdamW if tried.rule.decay == "decoupled" else Adam)(
+            params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize,
+            like="keras" if peer == "keras" else "torch", cautious=True, **more,
+        )  # fmt: skip
     if tried.rule.trust_ratio != "off":
         return LAMB(
             params, h.lr, (h.beta1, h.beta2), h.eps, h.weight_decay, maximize=tried.rule.maximize,
@@ -150,6 +155,41 @@ def test_the_trust_ratio_is_1_where_a_norm_is_0(like: Any) -> None:
     assert params[3] == pytest.approx(2.0 - 0.1 * 2.0, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_signs_are_compared_however_small(dtype: Any) -> None:
+    """m g underflows for all of these; elements whose g is 0 stay."""
+    size = float(np.finfo(dtype).tiny) * 2.0**30
+    p = np.zeros(4, dtype)
+    optimizer = AdamW([p], 0.5, (0.5, 0.5), size, 0.0, cautious=True)
+    optimizer.step([np.array([size, size, -size, size], dtype)])
+    first = p.copy()
+    assert first == pytest.approx(np.array([-0.5, -0.5, 0.5, -0.5]), rel=1e-6), "all agree: the step of Adam"
+    optimizer.step([np.array([size, -size / 4, -size, 0.0], dtype)])
+    assert (p[[1, 3]] == first[[1, 3]]).all()
+    assert p[0] == pytest.approx(-0.5 - 2 * 0.5, rel=1e-6), "half of them move, twice as far"
+
+
+def test_no_step_is_longer_than_a_thousand() -> None:
+    """One of 10,000 elements moves: by 1000 times its step, and where none does nothing happens."""
+    p, g = np.zeros(10_000), np.ones(10_000)
+    optimizer = AdamW([p], 1e-6, (0.9, 0.9), 1e-8, 0.0, cautious=True)
+    optimizer.step([g])
+    before = p.copy()
+    optimizer.step([np.zeros(10_000)])
+    assert (p == before).all()
+    g = np.where(np.arange(10_000) == 7, 1.0, 0.0)
+    optimizer.step([g])
+    assert np.flatnonzero(p != before).tolist() == [7]
+    m, v = 0.1 * 0.81 + 0.1, 0.1 * 0.81 + 0.1
+    assert before[7] - p[7] == pytest.approx(1000 * 1e-6 * m / 0.271 / np.sqrt(v / 0.271), rel=1e-6)
+
+
+def test_a_cautious_nan_is_not_hidden() -> None:
+    p = np.ones(4)
+    AdamW([p], cautious=True).step([np.array([1.0, np.nan, -1.0, 1.0])])
+    assert np.isnan(p).tolist() == [False, True, False, False]
+
+
 @pytest.mark.parametrize("optimizer", [StableAdamW, LAMB])
 def test_one_nan_reaches_the_whole_tensor_and_no_other(optimizer: Any) -> None:
     params = [np.ones(5000), np.ones(3)]
@@ -181,6 +221,8 @@ def test_one_nan_reaches_the_whole_tensor_and_no_other(optimizer: Any) -> None:
         (RAdam, {"like": "optax", "groups": [Group("*", weight_decay=0.1)]}, r"optax\.radam has no weight decay"),
         (RAdam, {"like": "optax", "decoupled_weight_decay": True}, r"optax\.radam has no weight decay"),
         (Adamax, {"like": "tf"}, "like='tf': give one of 'torch', 'keras', 'optax'"),
+        (AdamW, {"cautious": 1}, "cautious=1: give one of False, True"),
+        (AdamW, {"cautious": True, "amsgrad": True}, "amsgrad and cautious exclude each other"),
         (StableAdamW, {"betas": 0.9}, "betas"),
         (LAMB, {"betas": 0.9}, "betas"),
         (LAMB, {"like": "torch"}, "like='torch': give one of 'optax', 'keras'"),

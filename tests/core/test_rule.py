@@ -40,6 +40,7 @@ FAMILY = [
     *(Rule(e, d, infinity=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
     *(Rule(decay=d, adopt=True) for d in ("decoupled", "coupled")),
     *(Rule(e, clip_update=True) for e in ("paper", "keras")),
+    *(Rule(e, d, cautious=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
     *(Rule(e, trust_ratio=r) for e in ("paper", "keras") for r in ("with_decay", "without_decay")),
     *(Rule(e, d, rectify=True) for e in ("paper", "keras") for d in ("decoupled", "coupled")),
 ]
@@ -70,6 +71,9 @@ CLIPS: list[Clipping] = ["value", "norm", "global_norm", "torch"]
             {"trust_ratio": "with_decay", "decay": "coupled"},
             "trust_ratio='with_decay' is defined for decay='decoupled' only",
         ),
+        ({"cautious": 1}, "cautious=1: give one of False, True"),
+        ({"cautious": True, "trust_ratio": "with_decay"}, "trust_ratio and cautious exclude each other"),
+        ({"cautious": True, "schedule_free": True}, "schedule_free and cautious exclude each other"),
         ({"adopt": 1}, "adopt=1: give one of False, True"),
         ({"adopt": True, "infinity": True}, "infinity and adopt exclude each other"),
         ({"adopt": True, "eps_mode": "keras"}, "eps_mode='paper', not 'keras'"),

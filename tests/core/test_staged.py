@@ -31,6 +31,7 @@ RULES = [
     Rule(adopt=True),
     Rule(clip_update=True),
     Rule(trust_ratio="with_decay"),
+    Rule(decay="coupled", cautious=True),
 ]
 WEIGHTS = [
     ("float32", "nearest"),
@@ -76,7 +77,7 @@ WATCHED = [
 
 
 def name(case: Case) -> str:
-    switches = ("schedule_free", "rectify", "infinity", "adopt", "clip_update")
+    switches = ("schedule_free", "rectify", "infinity", "adopt", "clip_update", "cautious")
     variants = [switch for switch in switches if getattr(case.rule, switch)]
     variants += ["trust_ratio"] if case.rule.trust_ratio != "off" else []
     rule = "-".join(variants) or f"{case.rule.amsgrad}-{case.rule.nesterov}"

@@ -120,6 +120,7 @@ def test_the_file_is_the_format_that_is_documented(tmp_path: Path) -> None:
             "adopt": False,
             "clip_update": False,
             "trust_ratio": "off",
+            "cautious": False,
         },
         "hypers": [
             {

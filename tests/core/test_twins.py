@@ -297,6 +297,36 @@ def norm_of_the_old_step(rule, p, g, slots, s, *, coupled, tiny):  # type: ignor
     return (p, s.alpha * (m / (np.sqrt(v) + s.eps)) + s.shrink * p)
 
 
+def scaled(by: Callable[[float, float], float], decay: bool = False):  # type: ignore[no-untyped-def]
+    """The step times a number made of how many elements move and of how many there are."""
+
+    def again(rule: Rule, s: Scalars, n: float, sums: list[float]) -> Scalars:
+        factor = by(sums[0], n)
+        return s._replace(alpha=s.alpha * factor, keep=1 - (1 - s.keep) * factor if decay else s.keep)
+
+    return again
+
+
+def with_the_old_moment(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, moments = update(replace(rule, cautious=False), p, g, slots, s, coupled=coupled, tiny=tiny)
+    return np.where(slots[0] * g > 0, new, s.keep * p), moments
+
+
+def against_the_parameter(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, moments = update(replace(rule, cautious=False), p, g, slots, s, coupled=coupled, tiny=tiny)
+    return np.where(moments[0] * g < 0, new, s.keep * p), moments
+
+
+def moment_masked(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    new, (m, v) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return new, (np.where(m * g > 0, m, 0), v)
+
+
+def before_the_decay(rule, p, g, slots, s, *, coupled, tiny):  # type: ignore[no-untyped-def]
+    _, (m, v) = update(rule, p, g, slots, s, coupled=coupled, tiny=tiny)
+    return s.keep * p - s.alpha * (np.where(m * g > 0, m, 0) / (np.sqrt(v) + s.eps)), (m, v)
+
+
 def bc1(h: Hyper, t: int) -> float:
     return 1.0 - h.beta1**t
 
@@ -314,7 +344,7 @@ ADAMW, ADAM, KERAS, OPTAX = (
 ROOTED = "optax-adamw-eps-root-amsgrad"
 NADAM, OPTAX_NADAM, FREE = "torch-nadam-decay", "optax-nadamw", "schedulefree-warmup"
 RADAM, ADAMAX, ADOPT, STABLE = "torch-radamw", "torch-adamax-decay", "adopt-decouple", "stable-adamw"
-LAMB, KERAS_LAMB = "optax-lamb-decay", "keras-lamb-decay"
+LAMB, KERAS_LAMB, CAUTIOUS = "optax-lamb-decay", "keras-lamb-decay", "torch-cautious-adamw"
 
 MUTANTS: dict[str, tuple[str, Runner]] = {
     "decay ignored": (ADAMW, hypers(weight_decay=lambda h: 0.0)),
@@ -413,6 +443,16 @@ MUTANTS: dict[str, tuple[str, Runner]] = {
         KERAS_LAMB,
         stepwise(again=lambda rule, s, n, sums: rescaled(rule, s, n, [sums[0] / s.keep**2, sums[1]])),
     ),
+    "not cautious": (CAUTIOUS, rules(cautious=False)),
+    "cautious, not longer": (CAUTIOUS, stepwise(again=scaled(lambda count, n: 1.0))),
+    "cautious, by the count": (CAUTIOUS, stepwise(again=scaled(lambda count, n: 1 / count))),
+    "cautious, by the share": (CAUTIOUS, stepwise(again=scaled(lambda count, n: count / n))),
+    "cautious as first published": (CAUTIOUS, stepwise(again=scaled(lambda count, n: n / (count + 1)))),
+    "cautious with the decay": (CAUTIOUS, stepwise(again=scaled(lambda count, n: n / count, decay=True))),
+    "cautious by the old m": (CAUTIOUS, stepwise(formula=with_the_old_moment)),
+    "cautious the wrong way": (CAUTIOUS, stepwise(formula=against_the_parameter)),
+    "cautious in what is kept": (CAUTIOUS, stepwise(formula=moment_masked)),
+    "cautious with g before its decay": ("torch-cautious-adam-decay", stepwise(formula=before_the_decay)),
     "maximize ignored": ("torch-adamw-amsgrad-maximize", rules(maximize=False)),
     "eps_root ignored": (ROOTED, hypers(eps_root=lambda h: 0.0)),
     "eps_root uncorrected": (

@@ -168,6 +168,17 @@ def _family() -> list[Case]:
         Case("keras-lamb-decay", apart, shrinking, twins.keras_lamb, 60),
     ]
 
+    def cautious_twin(coupled: bool = False, maximize: bool = False, keras: bool = False) -> Twin:
+        return lambda p, g, h: twins.cautious(p, g, h, coupled=coupled, maximize=maximize, keras=keras)
+
+    careful, swinging = Rule(cautious=True), replace(decayed, beta1=0.95)  # m turns later than g
+    found += [
+        Case("torch-cautious-adamw", careful, swinging, cautious_twin(), 60),
+        Case("cautious-maximize", replace(careful, maximize=True), swinging, cautious_twin(maximize=True), 60),
+        Case("torch-cautious-adam-decay", replace(careful, decay="coupled"), swinging, cautious_twin(coupled=True)),
+        Case("keras-cautious-adamw", Rule("keras", cautious=True), swinging, cautious_twin(keras=True), 60),
+    ]
+
     def averaged(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> Result:
         found = twins.schedule_free(p, gradients, hyper)
         return Result(found.y, (found.v, found.z))

@@ -291,6 +291,29 @@ def keras_lamb(p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper) -> 
     return Result(p, (m, v))
 
 
+def cautious(
+    p: np.ndarray, gradients: Sequence[np.ndarray], hyper: Hyper, *, coupled: bool, maximize: bool, keras: bool = False
+) -> Result:
+    """C-AdamW of Liang et al. with the bound of its authors; decay and eps as in torch, or in Keras."""
+    lr, b1, b2, eps, _, wd = _wide(hyper)
+    p = p.astype(WIDE)
+    m = v = np.zeros_like(p)
+    for t, g in enumerate((g.astype(WIDE) for g in gradients), 1):
+        if maximize:
+            g = -g
+        if coupled:
+            g = g + wd * p
+        else:
+            p = p - lr * wd * p
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        mask = (m * g > 0).astype(WIDE)
+        mask = mask / max(np.mean(mask), 1 / WIDE(1000))
+        root = np.sqrt(v) + eps * np.sqrt(1 - b2**t) ** (0 if keras else 1)
+        p = p - lr / (1 - b1**t) * m * mask * np.sqrt(1 - b2**t) / root
+    return Result(p, (m, v))
+
+
 def _trust(p: np.ndarray, r: np.ndarray) -> np.longdouble:
     of_p, of_r = (np.sqrt(np.sum(x**2)) for x in (p, r))
     ratio: np.longdouble = of_p / of_r if of_p and of_r else WIDE(1)

@@ -40,6 +40,10 @@ class Adam(Optimizer):
         like: whose formula: "torch"; "keras", where eps is added to the uncorrected root and decay is decoupled; or
             "optax", where amsgrad takes the largest corrected moment and Adam has no decay.
         eps_root: added inside the root, at least 0. With `like="optax"` only; the others have none.
+        cautious: only elements whose m has the sign of g (neither 0) move, each by 1 / max(share, 1e-3) times its step,
+            with their share of the tensor (C-AdamW; Liang et al. 2024, arXiv:2411.16085, with the bound of the authors'
+            code). It takes one more read of g and m, excludes amsgrad, and leaves weight decay as it is; the authors
+            decay p after its step.
         groups: `Group`s with numbers of their own; a tensor belongs to the first that matches its name and shape.
         no_decay: no weight decay for biases and the weights of normalisations: for the tensors that
             `adamas.groups.no_decay` matches (which says exactly which), but those of a group with a weight_decay of
@@ -95,10 +99,11 @@ class Adam(Optimizer):
         maximize: bool = False,
         like: Peer = "torch",
         eps_root: float = 0.0,
+        cautious: bool = False,
         **common: Unpack[Common],
     ) -> None:
         rule, hyper = _settings(self._peers, lr, betas, eps, weight_decay, amsgrad, maximize, like, eps_root)
-        super().__init__(params, rule, hyper, **common)
+        super().__init__(params, replace(rule, cautious=cautious), hyper, **common)
         check_groups(self._peers[like], common.get("groups", ()))
 
 

@@ -81,6 +81,7 @@ def rule_codes(rule: Rule) -> tuple[int, ...]:
         int(rule.adopt),
         int(rule.clip_update),
         _TRUST_RATIO[rule.trust_ratio],
+        int(rule.cautious),
     )
 
 

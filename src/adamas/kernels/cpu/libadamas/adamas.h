@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-#define ADAMAS_ABI 9           /* changes with every change of this file that callers can see */
+#define ADAMAS_ABI 10           /* changes with every change of this file that callers can see */
 #define ADAMAS_MAX_SLOTS 6     /* the rule's, then `correction`, then `average` (adamas_settings) */
 #define ADAMAS_MAX_SUMS 2       /* float64 sums over a tensor that a rule needs before it steps it */
 #define ADAMAS_MAX_CARRIES 2   /* float64 numbers that a rule carries from step to step beside a tensor */
@@ -67,7 +67,7 @@ enum {
 /* adamas.rule.Rule, Hyper and Scalars, in the same order */
 typedef struct {
   int32_t eps_mode, decay, amsgrad, maximize, nesterov, schedule_free, rectify, infinity, adopt, clip_update,
-          trust_ratio;
+          trust_ratio, cautious;
 } adamas_rule;
 typedef struct {
   double lr, beta1, beta2, eps, eps_root, weight_decay, momentum_decay, warmup_steps, r, weight_lr_power;

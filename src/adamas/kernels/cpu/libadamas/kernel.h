@@ -46,15 +46,15 @@ using Reduce = void (*)(const Numbers<T>& s, const T* p, const T* g, T* const* s
                         double (*lanes)[16]);
 
 // The lines of adamas.rule.reduction, likewise.
-enum Reduction { kRms, kTrust, kReductions };
+enum Reduction { kRms, kTrust, kAgreement, kReductions };
 
 // The lines of adamas.rule.update that differ by more than numbers.
-enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kAdamax, kAdopt, kFormulas };
+enum Formula { kAdam, kAmsgrad, kNesterov, kScheduleFree, kRectified, kAdamax, kAdopt, kCautious, kFormulas };
 
 template <class T>
 struct Loops {
   Update<T> update[kFormulas][2][2];  // [formula][clipped by value][coupled decay]
-  Reduce<T> reduce[kReductions][2];   // [reduction][clipped by value]
+  Reduce<T> reduce[kReductions][2][2];  // the same; decay is decoupled but for kAgreement
   Squares<T> squares;
   Count<T> count;
   Average<T> average;

@@ -17,13 +17,17 @@ template <class T>
 constexpr Loops<T> all() {
 #define ADAMAS_VARIANTS(F) \
   {{update<T, F, false, false>, update<T, F, false, true>}, {update<T, F, true, false>, update<T, F, true, true>}}
+#define ADAMAS_DECOUPLED(R) {{reduce<T, R, false, false>, nullptr}, {reduce<T, R, true, false>, nullptr}}
   return {{ADAMAS_VARIANTS(kAdam), ADAMAS_VARIANTS(kAmsgrad), ADAMAS_VARIANTS(kNesterov), ADAMAS_VARIANTS(kScheduleFree),
-           ADAMAS_VARIANTS(kRectified), ADAMAS_VARIANTS(kAdamax), ADAMAS_VARIANTS(kAdopt)},
-          {{reduce<T, kRms, false>, reduce<T, kRms, true>}, {reduce<T, kTrust, false>, reduce<T, kTrust, true>}},
+           ADAMAS_VARIANTS(kRectified), ADAMAS_VARIANTS(kAdamax), ADAMAS_VARIANTS(kAdopt), ADAMAS_VARIANTS(kCautious)},
+          {ADAMAS_DECOUPLED(kRms), ADAMAS_DECOUPLED(kTrust),
+           {{reduce<T, kAgreement, false, false>, reduce<T, kAgreement, false, true>},
+            {reduce<T, kAgreement, true, false>, reduce<T, kAgreement, true, true>}}},
           squares<T>,
           count<T>,
           average<T>};
 #undef ADAMAS_VARIANTS
+#undef ADAMAS_DECOUPLED
 }
 
 }  // namespace

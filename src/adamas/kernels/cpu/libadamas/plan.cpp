@@ -110,8 +110,8 @@ Job<T> adamas_plan::job(int64_t k) const {
   job.rule = rule_loop(loops<T>(*kernel), settings.rule, clipped, s.coupled != 0.0);
   if (reduces) {
     const Reduction what = reduction(settings.rule);
-    job.reduce = loops<T>(*kernel).reduce[what][clipped];
-    job.reads_parameter = reads_parameter(what);
+    job.reduce = loops<T>(*kernel).reduce[what][clipped][s.coupled != 0.0];
+    job.reads_parameter = reads_parameter(what, s.coupled != 0.0);
     for (int32_t i = 0; i < job.storage->slots; ++i) job.reads_slot[i] = reads_slot(what, i);
   }
   job.fused = fused_loop(*kernel, settings.rule, *job.storage, clipped, s.coupled != 0.0);

@@ -14,6 +14,7 @@ inline Formula formula(const adamas_rule& rule) {
   if (rule.rectify) return kRectified;
   if (rule.infinity) return kAdamax;
   if (rule.adopt) return kAdopt;
+  if (rule.cautious) return kCautious;
   return rule.amsgrad != ADAMAS_AMSGRAD_OFF ? kAmsgrad : kAdam;
 }
 
@@ -30,11 +31,13 @@ inline int32_t root_slot(const adamas_rule& rule) {
 }
 
 // What the phase REDUCE adds up; of a rule that reduces.
-inline Reduction reduction(const adamas_rule& rule) { return rule.clip_update ? kRms : kTrust; }
+inline Reduction reduction(const adamas_rule& rule) {
+  return rule.clip_update ? kRms : rule.cautious ? kAgreement : kTrust;
+}
 
 // Whether that reads the parameter, and slot s.
-inline bool reads_parameter(Reduction what) { return what == kTrust; }
-inline bool reads_slot(Reduction what, int32_t s) { return what == kTrust || s == 1; }
+inline bool reads_parameter(Reduction what, bool coupled) { return what == kTrust || coupled; }
+inline bool reads_slot(Reduction what, int32_t s) { return what == kTrust || s == (what == kRms ? 1 : 0); }
 
 template <class T>
 Update<T> rule_loop(const Loops<T>& loops, const adamas_rule& rule, bool clipped, bool coupled) {

@@ -123,18 +123,21 @@ adamas_scalars scalars(const adamas_rule& rule, const adamas_hyper& h, int64_t t
 
 adamas_scalars rescaled(const adamas_rule& rule, const adamas_scalars& before, double n, const double* sums) {
   adamas_scalars s = before;
-  const bool apart = rule.trust_ratio == ADAMAS_TRUST_WITHOUT_DECAY;
+  const bool decayed_first = rule.trust_ratio == ADAMAS_TRUST_WITHOUT_DECAY;
   double factor;
   if (rule.clip_update) {
     const double rms = s.unit * std::sqrt(sums[0] / (n > 0.0 ? n : 1.0));
     factor = 1.0 / (rms <= 1.0 ? 1.0 : rms);
+  } else if (rule.cautious) {
+    const double share = sums[0] / (n > 0.0 ? n : 1.0);
+    factor = 1.0 / (share <= 1e-3 ? 1e-3 : share);
   } else {
-    const double kept = apart ? s.keep : 1.0;
+    const double kept = decayed_first ? s.keep : 1.0;
     const double of_p = std::sqrt(kept * kept * sums[0]), of_step = std::sqrt(sums[1]);
     factor = of_p <= 0.0 || of_step <= 0.0 ? 1.0 : s.unit * of_p / of_step;
   }
   s.alpha = s.alpha * factor;
-  if (!apart) s.keep = 1.0 - s.shrink * factor;
+  if (!rule.cautious && !decayed_first) s.keep = 1.0 - s.shrink * factor;
   return s;
 }
 
