@@ -211,6 +211,35 @@ def test_int8_codes_beyond_the_largest_scale() -> None:
         )
 
 
+@pytest.mark.parametrize("odd", [0.0, np.nan, -np.nan, np.inf])
+@pytest.mark.parametrize("grad_scale", [1.0, 0.7])
+def test_int8_groups_of_every_kind(grad_scale: float, odd: float) -> None:
+    """From every code, -128 too, and scales of all sizes; groups without a gradient, and an odd number."""
+    results = []
+    for kernel, isa in [(reference.Plan, None), *((cpu.Plan, isa) for isa in cpu.instruction_sets())]:
+        rng = np.random.default_rng(5)
+        cpu.set_instruction_set(isa)
+        n = 64 * 24 + 70
+        groups, p = np.arange(n) // 64, numbers(rng, (n,), "float32")
+        scales = [rng.choice([0.0, 2.0**-90, 1e-5, 1.0, 1e5], 26).astype(np.float32) for _ in range(2)]
+        slots: list[Any] = [
+            formats.Blocks(rng.integers(-128, 128, n, np.int8), scales[0]),
+            formats.Blocks(rng.integers(0, 256, n, np.uint8), scales[1]),
+        ]
+        plan = kernel(Rule(), ["p"], [p], [[slot] for slot in slots], formats=("int8", "int8"))
+        for t in range(1, 4):
+            gradient = (rng.standard_normal(n) * 10.0 ** rng.uniform(-30, 5, 26)[groups]).astype(np.float32)
+            gradient[(groups + t) % 3 == 0] = 0.0
+            gradient[700] = odd
+            beta = 0.0 if t == 2 else 0.9  # the second step forgets what was there: groups of zeros
+            plan.step([gradient], np.array([t]), table(Hyper(0.1, beta, beta)), grad_scale=grad_scale)
+            results.append([array.copy() for array in (p, *(array for slot in slots for array in slot))])
+    assert (results[1][2] == 0.0).any()
+    for k in range(3, len(results)):
+        for mine, right in zip(results[k], results[k % 3], strict=True):
+            assert not different(mine, right).any()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", BFLOAT16])
 def test_verification_finds_a_gradient_that_changes_while_it_is_read(dtype: Any) -> None:
     """Another thread plays the faulty memory. Verified or not, the step has been taken."""

@@ -90,6 +90,7 @@ struct Kernel {
   Loops<double> f64;
   Code codes[kForms];
   Fused bfloat16[2][2], int8[2][2];  // both moments so; [clipped by value][coupled decay]
+  Fused int8_plain;                  // neither, grad_scale 1, eps_root 0
 };
 
 template <class T>

@@ -5,6 +5,7 @@
 
 #include "codes.h"
 #include "fused.h"
+#include "int8.h"
 #include "kernel.h"
 #include "reductions.h"
 #include "rule_loops.h"
@@ -44,6 +45,7 @@ const Kernel ADAMAS_KERNEL = {all<float>(),
                               {{fused<InBfloat16, false, false>, fused<InBfloat16, false, true>},
                                {fused<InBfloat16, true, false>, fused<InBfloat16, true, true>}},
                               {{fused<InInt8, false, false>, fused<InInt8, false, true>},
-                               {fused<InInt8, true, false>, fused<InInt8, true, true>}}};
+                               {fused<InInt8, true, false>, fused<InInt8, true, true>}},
+                              fused<InInt8, false, false, true>};
 
 }  // namespace adamas

@@ -91,10 +91,15 @@ void adamas_plan::norm(int64_t begin, int64_t end) {
 namespace {
 
 // The loop that decodes the moments itself, or NULL (fused.h).
-Fused fused_loop(const Kernel& kernel, const adamas_rule& rule, const Storage& storage, bool clipped, bool coupled) {
+template <class T>
+Fused fused_loop(const Kernel& kernel, const adamas_rule& rule, const Storage& storage, const Numbers<T>& c, bool clipped,
+                 bool coupled) {
   if (formula(rule) != kAdam) return nullptr;
   if (storage.slot[0] == kBfloat16 && storage.slot[1] == kBfloat16) return kernel.bfloat16[clipped][coupled];
-  if (storage.slot[0] == kSigned8 && storage.slot[1] == kUnsigned8) return kernel.int8[clipped][coupled];
+  if (storage.slot[0] == kSigned8 && storage.slot[1] == kUnsigned8) {
+    const bool plain = !clipped && !coupled && c.grad_scale == 1 && c.eps_root == 0;
+    return plain ? kernel.int8_plain : kernel.int8[clipped][coupled];
+  }
   return nullptr;
 }
 
@@ -114,8 +119,8 @@ Job<T> adamas_plan::job(int64_t k) const {
     job.reads_parameter = reads_parameter(what, s.coupled != 0.0);
     for (int32_t i = 0; i < job.storage->slots; ++i) job.reads_slot[i] = reads_slot(what, i);
   }
-  job.fused = fused_loop(*kernel, settings.rule, *job.storage, clipped, s.coupled != 0.0);
   job.numbers = rounded<T>(s, scales[k], bound);
+  job.fused = fused_loop(*kernel, settings.rule, *job.storage, job.numbers, clipped, s.coupled != 0.0);
   job.key = keys[k];
   job.share = T(average_share);
   job.bound = T(eps_bound(settings.rule, s));
