@@ -1,8 +1,8 @@
 """The CPU kernel: libadamas (C++), and its shim for NumPy arrays.
 
-`libadamas/adamas.h` is the interface; `rule_loops.h` beside it has the loops of the rules, `codes.h` those of the
-formats, `int8.h` those of int8, `staged.cpp` what runs them one after the other. The library is one shared file that the TensorFlow op loads
-too, so threads, instruction sets and flags exist once.
+`libadamas/adamas.h` is the interface; `rule_loops.h` beside it has the loops of the rules, `codes.h` and `int8.h` those
+of the formats, `staged.cpp` what runs them one after the other. The library is one shared file that the TensorFlow op
+loads too, so threads, instruction sets and flags exist once.
 """
 
 from __future__ import annotations

@@ -36,6 +36,10 @@ struct Tally {
 // Adds n elements, of which the first belongs to lane 0. g: NULL where its squares are known.
 template <class T>
 using Count = void (*)(Tally& tally, const T* g, const T* before, const T* p, const T* w, T bound, int64_t n);
+// `rule`, and the statistics of its n elements. squares: of the gradient, too; root: the slot of w.
+template <class T>
+using UpdateAndCount = void (*)(Update<T> rule, const Numbers<T>& s, T* p, const T* g, T* const* slots, int64_t n,
+                                int64_t reach, Tally& tally, bool squares, int32_t root, T bound);
 // average <- average + share (p - average)
 template <class T>
 using Average = void (*)(T* average, const T* p, T share, int64_t n);
@@ -57,6 +61,7 @@ struct Loops {
   Reduce<T> reduce[kReductions][2][2];  // the same; decay is decoupled but for kAgreement
   Squares<T> squares;
   Count<T> count;
+  UpdateAndCount<T> update_and_count;
   Average<T> average;
 };
 

@@ -26,6 +26,7 @@ constexpr Loops<T> all() {
             {reduce<T, kAgreement, true, false>, reduce<T, kAgreement, true, true>}}},
           squares<T>,
           count<T>,
+          update_and_count<T>,
           average<T>};
 #undef ADAMAS_VARIANTS
 #undef ADAMAS_DECOUPLED

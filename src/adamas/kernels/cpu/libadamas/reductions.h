@@ -38,8 +38,8 @@ void reduce(const Numbers<T>& s, const T* __restrict p, const T* __restrict g, T
         x[j] = against(mi, gi) ? T(0) : T(1);
       }
     }
-    if (kReduction == kTrust) add_squares(lanes[0], [p, i](int64_t j) { return p[i + j]; }, strip);
-    add_squares(lanes[kReduction == kTrust ? 1 : 0], [&x](int64_t j) { return x[j]; }, strip);
+    if (kReduction == kTrust) add_squares<false>(lanes[0], p + i, strip);
+    add_squares<false>(lanes[kReduction == kTrust ? 1 : 0], x, strip);
   }
 }
 

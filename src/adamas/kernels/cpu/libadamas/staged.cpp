@@ -44,11 +44,9 @@ class Stage {
     void* const beside = correction < 0 ? nullptr : b.slots[correction];
     T* const p = opened(storage_.p, b.p, beside, p_, n, reach);
     const T* const g = opened(storage_.g, const_cast<void*>(b.g), nullptr, g_, n, reach);
-    T* slots[ADAMAS_MAX_SLOTS];
-    if (tally) std::copy_n(p, n, before_);
-    step(b, p, g, slots, n, reach);
+    T* slots[ADAMAS_MAX_SLOTS] = {};
+    step(b, p, g, slots, n, reach, tally);
     if (storage_.average >= 0) loops_.average(static_cast<T*>(b.slots[storage_.average]), p, job_.share, n);
-    if (tally) loops_.count(*tally, job_.squares ? g : nullptr, before_, p, slots[job_.root], job_.bound, n);
     const int64_t element = first % ADAMAS_BLOCK;
     for (int32_t s = 0; s < storage_.slots; ++s)
       close(storage_.slot[s], slots_[s], b.slots[s], b.scales[s], noise_from(words_[s], element), n);
@@ -62,16 +60,22 @@ class Stage {
     return absorb(absorb(job_.key, slot), static_cast<uint64_t>(block));
   }
 
-  void step(const adamas_buffers& b, T* p, const T* g, T** slots, int64_t n, int64_t reach) {
+  void step(const adamas_buffers& b, T* p, const T* g, T** slots, int64_t n, int64_t reach, Tally* tally) {
     if constexpr (std::is_same<T, float>::value) {
       if (job_.fused) {
         for (int32_t s = 0; s < storage_.slots; ++s) slots[s] = slots_[s];
-        return job_.fused(job_.numbers, p, g, b, slots, n, reach);
+        if (tally) std::copy_n(p, n, before_);
+        job_.fused(job_.numbers, p, g, b, slots, n, reach);
+        if (tally) loops_.count(*tally, job_.squares ? g : nullptr, before_, p, slots[job_.root], job_.bound, n);
+        return;
       }
     }
     for (int32_t s = 0; s < storage_.slots; ++s)
       slots[s] = opened(storage_.slot[s], b.slots[s], b.scales[s], slots_[s], n, reach);
-    job_.rule(job_.numbers, p, g, slots, n, reach);
+    if (tally)
+      loops_.update_and_count(job_.rule, job_.numbers, p, g, slots, n, reach, *tally, job_.squares, job_.root, job_.bound);
+    else
+      job_.rule(job_.numbers, p, g, slots, n, reach);
   }
 
   T* opened(Form form, void* values, const void* beside, T* buffer, int64_t n, int64_t reach) {
@@ -156,11 +160,11 @@ void fold(const Tally& tally, double* statistics) {
 
 // Calls each(buffers, first, n, reach, tally) for the pieces of [begin, end).
 template <class T, class Each>
-void pieces(const Job<T>& job, Stage<T>& stage, int64_t begin, int64_t end, double* statistics, Each each) {
+void pieces(const Job<T>& job, Stage<T>& stage, int64_t piece, int64_t begin, int64_t end, double* statistics, Each each) {
   const Storage& storage = *job.storage;
   Tally tally{};
-  for (int64_t first = begin; first < end; first += kPiece) {
-    const int64_t n = std::min(kPiece, end - first);
+  for (int64_t first = begin; first < end; first += piece) {
+    const int64_t n = std::min(piece, end - first);
     if (first % ADAMAS_BLOCK == 0) stage.enter(first / ADAMAS_BLOCK);
     each(advanced(storage, job.buffers, first), first, n, end - first, statistics ? &tally : nullptr);
     const int64_t next = first + n;
@@ -180,7 +184,8 @@ void staged(const Job<T>& job, int64_t begin, int64_t end, double* statistics) {
   const auto each = [&](const adamas_buffers& b, int64_t first, int64_t n, int64_t reach, Tally* tally) {
     stage.piece(b, first, n, reach, tally);
   };
-  pieces(job, stage, begin, end, statistics, each);
+  const bool whole = job.storage->native() && job.storage->average < 0;  // nothing is stored in the stage
+  pieces(job, stage, whole ? ADAMAS_BLOCK : kPiece, begin, end, statistics, each);
 }
 
 template <class T>
@@ -207,7 +212,7 @@ bool staged_twice(const Job<T>& job, int64_t begin, int64_t end, double* statist
     stage.piece(other, first, n, n, nullptr);
     same = same && copies.same(*job.storage, b, other, n);
   };
-  pieces(job, stage, begin, end, statistics, each);
+  pieces(job, stage, kPiece, begin, end, statistics, each);
   return same;
 }
 
