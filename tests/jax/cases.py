@@ -71,10 +71,13 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def numbers(rng: np.random.Generator, dtype: str, smallest: float = 0.0) -> dict[str, np.ndarray]:
+def numbers(
+    rng: np.random.Generator, dtype: str, smallest: float = 0.0, leaves: Sequence[str] = tuple(SHAPES)
+) -> dict[str, np.ndarray]:
     """Arrays of SHAPES, with elements of a size of their own from 10^smallest on."""
     found = {}
-    for name, shape in SHAPES.items():
+    for name in leaves:
+        shape = SHAPES[name]
         sized = rng.standard_normal(shape) * 10.0 ** rng.uniform(smallest, 0.5, shape)
         found[name] = np.asarray(sized).astype(dtype_of(dtype))
     return found
@@ -152,5 +155,7 @@ def same_stored(given: Any, expected: np.ndarray | Blocks) -> bool:
     return same(given, expected)
 
 
-def gradients(rng: np.random.Generator, dtype: str, steps: int) -> Sequence[dict[str, np.ndarray]]:
-    return [numbers(rng, dtype, -6.0) for _ in range(steps)]
+def gradients(
+    rng: np.random.Generator, dtype: str, steps: int, leaves: Sequence[str] = tuple(SHAPES)
+) -> Sequence[dict[str, np.ndarray]]:
+    return [numbers(rng, dtype, -6.0, leaves) for _ in range(steps)]

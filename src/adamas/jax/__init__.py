@@ -21,7 +21,7 @@ try:
     from adamas.jax.schedule_free import schedule_free_adamw, schedule_free_eval_params
     from adamas.jax.states import Int8, Packed, State
 except ModuleNotFoundError as error:
-    if error.name not in ("jax", "jaxlib", "optax"):
+    if (error.name or "").split(".")[0] not in ("jax", "jaxlib", "optax"):
         raise
     raise MissingExtraError(f"adamas.jax needs JAX and optax ({error}); pip install 'adamas[jax]'") from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict, Unpack
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 import jax.numpy as jnp
 
@@ -12,6 +14,8 @@ from adamas.jax.optimizer import Optimizer
 from adamas.jax.settings import Kernel, Nonfinite, Number, Schedule, Settings, check_argument
 from adamas.rule import Rule
 from adamas.storage import Moments
+
+Make = TypeVar("Make", bound=Callable[..., Optimizer])
 
 
 class Ours(TypedDict, total=False):
@@ -24,7 +28,21 @@ class Ours(TypedDict, total=False):
     kernel: Kernel
 
 
-def _check_dtype(name: str, dtype: Any) -> None:
+_DEFAULTS = {"moments": "float32", "weights": "nearest", "seed": 0, "nonfinite": None, "kernel": "auto"}
+
+
+def spelled(make: Make) -> Make:
+    """The same function, whose signature names each of `Ours`: optax.inject_hyperparams passes arguments on by name."""
+    own = inspect.signature(make)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name, default in _DEFAULTS.items():
+        annotation = Ours.__annotations__[name]
+        named.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    make.__signature__ = own.replace(parameters=named)  # type: ignore[attr-defined]
+    return make
+
+
+def check_dtype(name: str, dtype: Any) -> None:
     """Moments are float32, or float64, whatever optax would make of the parameters' dtype."""
     if dtype is not None and jnp.dtype(dtype) != jnp.float32:
         raise UnsupportedError(
@@ -45,6 +63,7 @@ def _numbers(lr: Any, b1: Any, b2: Any, eps: Any, **more: Any) -> dict[str, Any]
     return {"lr": lr, "beta1": b1, "beta2": b2, "eps": eps, **more}
 
 
+@spelled
 def adam(
     learning_rate: Number | Schedule,
     b1: Number = 0.9,
@@ -113,11 +132,12 @@ def adam(
         >>> bool(abs(params["w"]).max() < 0.01)
         True
     """
-    _check_dtype("mu_dtype", mu_dtype)
+    check_dtype("mu_dtype", mu_dtype)
     numbers = _numbers(learning_rate, b1, b2, eps, eps_root=eps_root)
     return Optimizer(Settings(_rule(nesterov, like), numbers, **ours))
 
 
+@spelled
 def adamw(
     learning_rate: Number | Schedule,
     b1: Number = 0.9,
@@ -152,11 +172,12 @@ def adamw(
         >>> params.tolist()
         [0.949999988079071, 0.949999988079071, 0.949999988079071]
     """
-    _check_dtype("mu_dtype", mu_dtype)
+    check_dtype("mu_dtype", mu_dtype)
     numbers = _numbers(learning_rate, b1, b2, eps, eps_root=eps_root, weight_decay=weight_decay)
     return Optimizer(Settings(_rule(nesterov, like), numbers, mask, **ours))
 
 
+@spelled
 def nadam(
     learning_rate: Number | Schedule,
     b1: Number = 0.9,
@@ -186,6 +207,7 @@ def nadam(
     return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, **ours)
 
 
+@spelled
 def nadamw(
     learning_rate: Number | Schedule,
     b1: Number = 0.9,
@@ -214,6 +236,7 @@ def nadamw(
     return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov, **ours)
 
 
+@spelled
 def amsgrad(
     learning_rate: Number | Schedule,
     b1: Number = 0.9,
@@ -245,13 +268,14 @@ def amsgrad(
         >>> [round(u, 6) for u in updates.tolist()]
         [-0.1, -0.1]
     """
-    _check_dtype("mu_dtype", mu_dtype)
+    check_dtype("mu_dtype", mu_dtype)
     for name, value in (("bias_correction_mu", bias_correction_mu), ("bias_correction_nu", bias_correction_nu)):
         check_argument(name, value, True, "optax.amsgrad does that")
     numbers = _numbers(learning_rate, b1, b2, eps, eps_root=eps_root)
     return Optimizer(Settings(Rule(amsgrad="corrected"), numbers, **ours))
 
 
+@spelled
 def radam(
     learning_rate: Number | Schedule,
     b1: Number = 0.9,
@@ -289,6 +313,7 @@ def radam(
     return Optimizer(Settings(Rule(rectify=True), numbers, **ours))
 
 
+@spelled
 def adamax(
     learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, **ours: Unpack[Ours]
 ) -> Optimizer:
@@ -310,6 +335,7 @@ def adamax(
     return Optimizer(Settings(Rule(infinity=True), _numbers(learning_rate, b1, b2, eps), **ours))
 
 
+@spelled
 def adamaxw(
     learning_rate: Number | Schedule,
     b1: Number = 0.9,

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from adamas.errors import ArgumentError, UnsupportedError
-from adamas.jax.family import Ours, _check_dtype
+from adamas.jax.family import Ours, check_dtype, spelled
 from adamas.jax.optimizer import Optimizer
 from adamas.jax.settings import Number, Schedule, Settings
 from adamas.jax.states import State
 from adamas.rule import Rule
 
 
+@spelled
 def schedule_free_adamw(
     learning_rate: Number | Schedule = 0.0025,
     warmup_steps: int | None = None,
@@ -61,7 +62,7 @@ def schedule_free_adamw(
         >>> bool(abs(schedule_free_eval_params(state, params)).max() < 0.1)
         True
     """
-    _check_dtype("state_dtype", state_dtype)
+    check_dtype("state_dtype", state_dtype)
     if callable(weight_decay):
         raise UnsupportedError("weight_decay of schedule_free_adamw is a number; optax's takes no schedule either")
     if isinstance(b1, (int, float)) and not b1 > 0.0:

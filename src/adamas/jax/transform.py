@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from adamas.errors import ArgumentError, ArrayError, UnsupportedError
 from adamas.jax.advance import advance
 from adamas.jax.decay import decays, masked
-from adamas.jax.settings import Settings, table
+from adamas.jax.settings import Settings, is_array, table
 from adamas.jax.states import FIELDS, Int8, Leaves, Packed, State, checked_dtype, path_name
 from adamas.kernels.jax.layout import Leaf
 
@@ -53,7 +53,6 @@ def update(settings: Settings, grads: Any, state: State, params: Any = None, **e
     plain = all(leaf.plain for leaf in own.leaves)
     native = settings.kernel == "native" or not plain or sum(leaf.size for leaf in own.leaves) < _LARGE
     new, state, ok = advance(settings, own, state, start, narrow, alike, jnp.asarray(table(exact)), arrays, native)
-    shrink = jnp.where(ok, lr * decay, 0.0) if settings.skips else lr * decay
     chosen = masked(settings, own, params) if decaying else [False] * len(new)
     updates: list[Any] = []
     for g, u, begun, p, shrinks in zip(gradients, new, start, weights, chosen, strict=True):
@@ -62,7 +61,7 @@ def update(settings: Settings, grads: Any, state: State, params: Any = None, **e
         elif free:
             updates.append(u - begun)
         else:
-            updates.append(_decayed(u, shrink, p) if shrinks else u)
+            updates.append(_decayed(u, lr, decay, ok, p) if shrinks else u)
     return own.treedef.unflatten(updates), state
 
 
@@ -70,9 +69,13 @@ def _start(leaf: Leaf, p: Any) -> Any:
     return jnp.zeros(leaf.shape, leaf.dtype) if p is None else jnp.asarray(p, leaf.dtype)
 
 
-def _decayed(u: Any, shrink: Any, p: Any) -> Any:
+def _decayed(u: Any, lr: Any, decay: Any, ok: Any, p: Any) -> Any:
+    """u - lr decay p, where the step is taken."""
     wide = jnp.promote_types(u.dtype, jnp.float32)
-    return (u.astype(wide) - jnp.asarray(shrink, wide) * p.astype(wide)).astype(u.dtype)
+    if is_array(lr) or is_array(decay):
+        lr = jnp.asarray(lr, wide)
+    shrink = jnp.where(ok, jnp.asarray(lr * decay, wide), 0.0)
+    return (u.astype(wide) - shrink * p.astype(wide)).astype(u.dtype)
 
 
 def _leaves(settings: Settings, state: State, grads: Any, params: Any) -> Leaves:

@@ -122,7 +122,8 @@ def _native(call: Call, operands: Operands) -> Results:
 
     @served.def_vmap
     def batched(size: int, in_batched: Any, operands: Operands) -> tuple[Results, Any]:
-        axes = jax.tree.map(lambda own: 0 if own else None, in_batched)
+        (given,) = in_batched
+        axes = jax.tree.map(lambda own: 0 if own else None, given)
         found = jax.vmap(functools.partial(_expression, call), in_axes=(axes,), axis_size=size)(operands)
         return found, jax.tree.map(lambda _: True, found)
 
