@@ -218,6 +218,7 @@ def native_everywhere(layout: Layout) -> bool:
     """Whether the native engine gives the right numbers however the leaves may be sharded.
 
     What is rounded at random needs to know which elements it has, and an arena has no dimensions to shard; so both need
-    that there is one device only.
+    that there is one device only. GSPMD, which Shardy replaced as JAX's partitioner, cannot be told all that is needed.
     """
-    return jax.device_count() == 1 or (not layout.packed and layout.plain)
+    shardable = not layout.packed and layout.plain and jax.config.jax_use_shardy_partitioner
+    return bool(jax.device_count() == 1 or shardable)
