@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adamas import state as portable
 from adamas.errors import ArrayError
 from adamas.jax.advance import advance
 from adamas.jax.decay import masked
+from adamas.jax.portable import load, save
 from adamas.jax.settings import Number, Settings, amended, is_array, table
 from adamas.jax.states import Packed, State, checked_dtype, initial, of_params, pack, unpack
 from adamas.jax.transform import update
@@ -106,6 +108,43 @@ class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
     def unpack(self, packed: Packed, params: Any) -> State:
         """The state that `pack` was given, or what steps have made of it."""
         return unpack(self.settings, packed, params)
+
+    def portable_state(self, state: State | Packed, params: Any) -> portable.State:
+        """A copy of the state for `adamas.state.save`, which every other adapter can load.
+
+        Parameters are named by their path in the tree, joined with "/": "dense/kernel", "layers/0/bias".
+
+        Args:
+            state: of `init`, `pack` or a step; not inside `jax.jit`.
+            params: the parameters that it is of.
+        """
+        return save(self.settings, state, params)
+
+    def load_portable_state(self, given: portable.State, params: Any) -> State:
+        """The state for these parameters that goes on where another optimizer, of any framework, has stopped.
+
+        Its numbers (lr, betas, ...) are not taken over: they are those of this optimizer. What is stored in another
+        format is converted; the seed and the names that random numbers are drawn by are taken over.
+
+        Args:
+            given: from `portable_state` of any adapter, or `adamas.state.load`.
+            params: the parameters; moments come to lie where they do, sharded alike.
+
+        Raises:
+            StateError: it belongs to other parameters or another formula, or its parameters have taken different
+                numbers of steps; lists the differences.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from adamas.jax import adam
+            >>> optimizer = adam(0.1)
+            >>> params = {"w": jnp.ones(3)}
+            >>> params, state = optimizer.step(params, {"w": jnp.ones(3)}, optimizer.init(params))
+            >>> moved = optimizer.load_portable_state(optimizer.portable_state(state, params), params)
+            >>> int(moved.count), bool((moved.mu["w"] == state.mu["w"]).all())
+            (1, True)
+        """
+        return load(self.settings, given, params)
 
 
 def _step(

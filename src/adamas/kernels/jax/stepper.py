@@ -220,5 +220,5 @@ def native_everywhere(layout: Layout) -> bool:
     What is rounded at random needs to know which elements it has, and an arena has no dimensions to shard; so both need
     that there is one device only. GSPMD, which Shardy replaced as JAX's partitioner, cannot be told all that is needed.
     """
-    shardable = not layout.packed and layout.plain and jax.config.jax_use_shardy_partitioner
+    shardable = not layout.packed and layout.plain and jax.config.jax_use_shardy_partitioner  # type: ignore[attr-defined]
     return bool(jax.device_count() == 1 or shardable)
