@@ -415,6 +415,8 @@ OWN: list[tuple[str, dict[str, Any]]] = [
     ("StableAdamW", {}),
     ("LAMB", {}),
     ("LAMB", {"like": "keras", "maximize": True}),
+    ("AdamW", {"cautious": True}),
+    ("Adam", {"cautious": True, "maximize": True}),
 ]
 
 
@@ -422,10 +424,11 @@ OWN: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("dtype", "moments"), [(torch.float32, "float32"), (torch.bfloat16, "int8")], ids=str)
 def test_what_torch_has_not_is_that_of_adamas_numpy(name: str, more: dict[str, Any], dtype: Any, moments: Any) -> None:
     """Its bits, its defaults; through a state_dict and a portable state that were taken in between."""
-    theirs, mine = (inspect.signature(getattr(module, name)).parameters for module in (adamas_numpy, ours))
-    for argument in ("lr", "betas", "weight_decay", "maximize"):
-        assert mine[argument].default == theirs[argument].default
-    assert mine["eps"].default == (1e-6 if name == "LAMB" else theirs["eps"].default)
+    if not hasattr(torch.optim, name):
+        theirs, mine = (inspect.signature(getattr(module, name)).parameters for module in (adamas_numpy, ours))
+        for argument in ("lr", "betas", "weight_decay", "maximize"):
+            assert mine[argument].default == theirs[argument].default
+        assert mine["eps"].default == (1e-6 if name == "LAMB" else theirs["eps"].default)
     settings: dict[str, Any] = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1, "moments": moments, **more}
     params = problem(dtype)
     arrays = [as_array(p.detach()).copy() for p in params]
@@ -447,3 +450,24 @@ def test_what_torch_has_not_is_that_of_adamas_numpy(name: str, more: dict[str, A
             one.load_portable_state(portable)
         results.append(kept(run(one, own, range(3, 5)), own))
     assert results[0] == results[1] == results[2]
+
+
+def test_who_may_be_cautious() -> None:
+    for name, more, message in (
+        ("AdamW", {"cautious": 1}, "cautious=1: give one of False, True"),
+        ("AdamW", {"cautious": True, "amsgrad": True}, "amsgrad and cautious exclude each other"),
+        ("NAdam", {"cautious": True}, "nesterov and cautious exclude each other"),
+        ("LAMB", {"cautious": True}, "trust_ratio and cautious exclude each other"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            getattr(ours, name)(problem(), **more)
+    params = problem()
+    optimizer = ours.AdamW([{"params": params[:1], "cautious": True}, {"params": params[1:]}], lr=0.1)
+    arrays = [as_array(p.detach()).copy() for p in params]
+    first, rest = adamas_numpy.AdamW(arrays[:1], 0.1, cautious=True), adamas_numpy.AdamW(arrays[1:], 0.1)
+    for seed in range(3):
+        grads = give(params, seed)
+        optimizer.step()
+        first.step(list(grads[:1]))
+        rest.step(list(grads[1:]))
+    assert [as_array(p.detach()).tobytes() for p in params] == [array.tobytes() for array in arrays]

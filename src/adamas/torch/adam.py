@@ -51,6 +51,9 @@ class Adam(Stepped, torch.optim.Adam):
         verify: N: about one block in N, chosen at random, is computed twice and compared; 0: none.
         like: to go on from another framework: "keras" adds eps to the uncorrected root sqrt(w), "optax" keeps the
             largest corrected v with amsgrad. Decay and defaults stay those of this class. A group may have its own.
+        cautious: only elements whose m has the sign of g (neither 0) move, each by 1 / max(share, 1e-3) times its step,
+            with their share of the tensor (C-AdamW; Liang et al. 2024, arXiv:2411.16085), as `adamas.numpy.Adam` says.
+            Of `Adam` and `AdamW` without amsgrad. A group may have its own.
 
     Raises:
         UnsupportedError: a parameter or a setting cannot be served (see the top of this module).

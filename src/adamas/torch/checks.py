@@ -46,6 +46,7 @@ class Settings:
     sparse: str = "dense"
     verify: int = 0
     like: Like = "torch"
+    cautious: bool = False
 
     def __post_init__(self) -> None:
         check_shared(self.seed, self.nonfinite, self.stats, self.verify, self.ema)
@@ -78,7 +79,8 @@ def read_group(group: dict[str, Any], optimizer: object) -> tuple[Rule, Hyper]:
     hyper = _hyper(**{name: float(x) if isinstance(x, Tensor) else x for name, x in given.items()})
     preset = getattr(optimizer, "preset", None) or next(n for kind, n in PEERS.items() if isinstance(optimizer, kind))
     like = group.get("like", "torch")
-    return _rule(preset, decoupled, bool(group.get("amsgrad")), bool(group["maximize"]), like), hyper
+    amsgrad, maximize, cautious = bool(group.get("amsgrad")), bool(group["maximize"]), group.get("cautious", False)
+    return _rule(preset, decoupled, amsgrad, maximize, like, cautious), hyper
 
 
 _NUMBERS = ("lr", "eps", "weight_decay", "momentum_decay", "warmup_steps", "r", "weight_lr_power")
@@ -95,8 +97,8 @@ _LIKE_OF = {
 }
 
 
-@functools.cache
-def _rule(preset: str, decoupled: bool, amsgrad: bool, maximize: bool, like: str) -> Rule:
+@functools.lru_cache(maxsize=None, typed=True)  # 1 is not True
+def _rule(preset: str, decoupled: bool, amsgrad: bool, maximize: bool, like: str, cautious: bool) -> Rule:
     allowed = _LIKE_OF.get(preset, ("torch",))
     if like not in allowed:
         raise ArgumentError(f"like={like!r}: give one of {', '.join(map(repr, allowed))}, for the rule of {preset}")
@@ -111,6 +113,7 @@ def _rule(preset: str, decoupled: bool, amsgrad: bool, maximize: bool, like: str
         decay=decay,
         amsgrad=largest if amsgrad else "off",  # type: ignore[arg-type]
         maximize=maximize,
+        cautious=cautious,
     )
 
 

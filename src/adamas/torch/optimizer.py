@@ -25,7 +25,7 @@ class Stepped:
     """What they share, before torch's own class in the order of methods.
 
     Args:
-        moments, weights, seed, nonfinite, stats, ema, sparse, verify, like: see `Adam`.
+        moments, weights, seed, nonfinite, stats, ema, sparse, verify, like, cautious: see `Adam`.
         args, kwargs: those of torch's own class.
     """
 
@@ -47,9 +47,10 @@ class Stepped:
         sparse: Literal["dense", "lazy"] = "dense",
         verify: int = 0,
         like: Like = "torch",
+        cautious: bool = False,
         **kwargs: Any,
     ) -> None:
-        self._settings = Settings(moments, weights, seed, nonfinite, stats, ema, sparse, verify, like)
+        self._settings = Settings(moments, weights, seed, nonfinite, stats, ema, sparse, verify, like, cautious)
         super().__init__(*args, **kwargs)
         # torch.amp.GradScaler then leaves the gradients as they are, and says what to do in grad_scale and found_inf.
         self._step_supports_amp_scaling = True
@@ -107,6 +108,8 @@ class Stepped:
         """
         if self._settings.like != "torch":
             param_group.setdefault("like", self._settings.like)
+        if self._settings.cautious is not False:
+            param_group.setdefault("cautious", self._settings.cautious)
         super().add_param_group(param_group)  # type: ignore[misc]
         try:
             added = self.param_groups[-1]
@@ -128,7 +131,7 @@ class Stepped:
         Raises:
             UnsupportedError: it was saved with a setting that cannot be served. Nothing was loaded.
         """
-        kept = ("moments", "weights", "like")
+        kept = ("moments", "weights", "like", "cautious")
         own = [{name: group[name] for name in kept if name in group} for group in self.param_groups]
         loaded: dict[str, Any] = {}
 
