@@ -177,6 +177,31 @@ def test_learning_rates_can_change() -> None:
     assert all(same_bits(before[n], p) for n, p in optimizer._parameters._given.items())  # type: ignore[union-attr]
 
 
+def test_a_learning_rate_may_be_a_factor_of_the_optimizers() -> None:
+    """It follows that one; a group's rate that is set stays until the optimizer's is set again."""
+    optimizer = AdamW(arrays(), lr=0.1, groups=[Group("head/*", lr_scale=0.5), Group("embed*", lr=0.3)], no_decay=True)
+    assert [group.lr for group in optimizer.groups] == [0.1, 0.05, 0.3]
+    optimizer.lr = 0.5
+    assert [group.lr for group in optimizer.groups] == [0.5, 0.25, 0.3]
+    optimizer.groups[1].lr = 0.2
+    assert [group.lr for group in optimizer.groups] == [0.5, 0.2, 0.3]
+    optimizer.groups[0].lr = 0.4
+    assert [group.lr for group in optimizer.groups] == [0.4, 0.2, 0.3]
+    optimizer.lr = 1.0
+    assert [group.lr for group in optimizer.groups] == [1.0, 0.5, 0.3]
+    params, other = (arrays(), arrays())
+    scaled = AdamW(params, lr=0.1, groups=[Group("*", lr_scale=0.5)])
+    own = AdamW(other, lr=0.05)
+    for one in (scaled, own):
+        one.step(arrays(1))
+    assert all(same_bits(params[name], other[name]) for name in NAMES)
+    for scale in (-1.0, float("inf"), float("nan"), "2", True):
+        with pytest.raises(ArgumentError, match="lr_scale="):
+            Group("*", lr_scale=scale)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"lr=0\.1 and lr_scale=0\.5 exclude each other"):
+        Group("*", lr=0.1, lr_scale=0.5)
+
+
 def test_groups_go_on_exactly() -> None:
     def made(params: dict[str, np.ndarray], **own: Any) -> AdamW:
         return AdamW(params, groups=[Group("head/*", **own), Group("embed*")], no_decay=True)

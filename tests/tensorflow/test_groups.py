@@ -147,11 +147,17 @@ def test_lazy_rows_have_groups_too() -> None:
         for rows in ([1, 2], [2, 3], [3], [1, 2, 3]):
             slices = tf.IndexedSlices(tf.fill([len(rows), 3], float(len(rows))), rows, [9, 3])
             optimizer.apply([slices, slices], tables)
+        optimizer.apply([tf.ones([9, 3])] * 2, tables)  # a dense gradient: all rows are decayed to the present before
         state = optimizer.portable_state()
         ends.append([t.numpy() for t in tables] + [np.asarray(x) for name in "ab" for x in state.slots[name].values()])
     for native, expression in zip(*ends, strict=True):
         np.testing.assert_allclose(native, expression, rtol=1e-5, atol=1e-7)
     assert abs(ends[0][0][1] - ends[0][1][1]).max() > 0.01
+
+
+def test_the_groups_can_be_asked_for() -> None:
+    assert Adam(groups=GROUPS).groups == tuple(GROUPS)
+    assert Adam().groups == ()
 
 
 def test_variables_that_come_later(rng: np.random.Generator) -> None:

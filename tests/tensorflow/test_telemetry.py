@@ -55,10 +55,12 @@ def test_the_numbers_of_numpy(settings: Any, mode: str, rng: np.random.Generator
             grads[1][0] = np.nan
         run([tf.constant(4 * g) for g in grads])
         other.step(dict(zip(SHAPES, [4 * g for g in grads], strict=True)), grad_scale=0.25)
-    mine, its = optimizer.stats(), other.stats()
-    if mode != "jit":
-        assert mine == its
-        assert str(mine) == str(its)
+        mine, its = optimizer.stats(), other.stats()
+        assert (mine.step, mine.skipped) == (its.step, its.skipped)
+        assert mine["b"].gradient == pytest.approx(its["b"].gradient)
+        if mode != "jit":
+            assert mine == its
+            assert str(mine) == str(its)
     assert (mine.step, mine.skipped, len(mine.tensors)) == (3, 1, 4)
     for one, theirs in zip((*mine.tensors, mine.total), (*its.tensors, its.total), strict=True):
         assert one.name == theirs.name

@@ -148,6 +148,11 @@ class Optimizer(Adjustable, Saved):
         )
 
     @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that it was made with; fixed."""
+        return self._groups.groups
+
+    @property
     def skipped(self) -> int:
         """How many steps were skipped because a gradient was not finite."""
         return self._stepper.told.skipped if self._stepper else 0
