@@ -17,6 +17,8 @@ from continuing import Sawtooth, assert_within, go_on, network, same, state, ste
 
 from adamas.errors import ArgumentError, KernelError, UnsupportedError
 from adamas.kernels.tensorflow import stepper
+from adamas.kernels.tensorflow.settings import Line, Settings
+from adamas.rule import Hyper
 from adamas.tensorflow import Adam, AdamW
 
 # Keras 3.15 converts tensors with a NumPy call that NumPy 2.4 deprecates.
@@ -376,7 +378,7 @@ def test_gradients_of_another_dtype_cost_one_exception(monkeypatch: pytest.Monke
     native = optimizer._stepper._native
     calls: list[int] = []
     step = native.step
-    monkeypatch.setattr(native, "step", lambda *arguments: (calls.append(1), step(*arguments)))
+    monkeypatch.setattr(native, "step", lambda *arguments: (calls.append(1), step(*arguments))[1])
     counts = []
     for grads in (wide, wide, wide, narrow, narrow, wide):
         calls.clear()
@@ -394,11 +396,12 @@ def on(device: str) -> Any:
 def test_variables_on_a_gpu_are_stepped_by_the_array_expression() -> None:
     """The choice, by where the variables say they are; the step itself is tested where there is a GPU."""
     cpu, gpu = on("/job:localhost/replica:0/task:0/device:CPU:0"), on("/job:localhost/replica:0/task:0/device:GPU:1")
-    assert stepper._choose("auto", [cpu, on("")], False, True)[0] == "native"
-    kind, reason = stepper._choose("auto", [cpu, gpu], False, True)
+    plain = Settings((Line(Hyper()),))
+    assert stepper._choose("auto", [cpu, on("")], plain, True)[0] == "native"
+    kind, reason = stepper._choose("auto", [cpu, gpu], plain, True)
     assert (kind, reason) == ("xla", f"variable 'weight:0' is on {gpu.device}")
     with pytest.raises(KernelError, match=r"kernel='native' cannot serve: variable 'weight:0' is on .*GPU:1"):
-        stepper._choose("native", [gpu], False, True)
+        stepper._choose("native", [gpu], plain, True)
 
 
 @pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="TensorFlow sees no GPU here")
