@@ -280,7 +280,7 @@ def test_zero_grad(to_none: bool) -> None:
     assert float(optimizer.state[p]["step"]) == (1.0 if to_none else 2.0)
 
 
-def test_autograd_knows_that_parameters_have_changed() -> None:
+def test_autograd_knows_that_parameters_have_changed(reader: str) -> None:
     (p,) = problem((3,))
     optimizer = ours.Adam([p])
     loss = (p * p).sum()

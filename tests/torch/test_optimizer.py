@@ -99,7 +99,7 @@ def test_shapes(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("module", [ours, torch.optim], ids=["ours", "torch"])
-def test_groups_missing_gradients_and_a_group_added_later(module: Any) -> None:
+def test_groups_missing_gradients_and_a_group_added_later(module: Any, reader: str) -> None:
     """Each group by itself in float64: formulas, numbers, dtypes and step counts do not mix."""
     params = problem((5, 3), (3,), (4,), (), dtype=torch.float64) + problem((6,))
     numbers: list[dict[str, Any]] = [
@@ -180,7 +180,9 @@ CHANGES = [replace_data, replace_moment, replace_moments_data, replace_step, fil
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
-def test_what_others_put_in_place_of_parameters_and_state_is_used(change: Callable[[Any, Any], None]) -> None:
+def test_what_others_put_in_place_of_parameters_and_state_is_used(
+    change: Callable[[Any, Any], None], reader: str
+) -> None:
     results = {}
     for module in (ours, torch.optim):
         params = problem((4, 3), (5,), dtype=torch.float64 if module is torch.optim else None)
@@ -213,7 +215,7 @@ def gradients_of(kind: str, p: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["not contiguous", "expanded", "with a graph", "conjugated", "the parameter"])
-def test_gradients_of_other_kinds_are_only_read(kind: str) -> None:
+def test_gradients_of_other_kinds_are_only_read(kind: str, reader: str) -> None:
     results = []
     for plain in (False, True):
         (p,) = problem((4, 3))

@@ -6,20 +6,21 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from adamas import numpy as adamas_numpy
-from adamas.errors import ArgumentError, StateError
+from adamas.errors import ArgumentError, KernelError, StateError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from parameters import equal, give, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
-from adamas.torch import stepper, watch  # noqa: E402
+from adamas.kernels.torch import build  # noqa: E402
 from adamas.torch.memory import as_array  # noqa: E402
 
 
@@ -160,7 +161,7 @@ def test_averages_are_those_of_adamas_numpy(dtype: Any) -> None:
         ours.AdamW(others, ema=1)
 
 
-def test_a_gradient_whose_memory_has_the_other_sign() -> None:
+def test_a_gradient_whose_memory_has_the_other_sign(reader: str) -> None:
     """The imaginary part of a conjugated number is a view whose values are those in memory, negated."""
     for shape in ((), (1,), (1, 1)):
         results = []
@@ -176,12 +177,8 @@ def test_a_gradient_whose_memory_has_the_other_sign() -> None:
         assert equal(*results)
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_memory_that_moves_is_found(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_moves_is_found(reader: str) -> None:
     """Sending a state to another process moves it into shared memory, in place: the objects are the same."""
-    if not native:
-        monkeypatch.setattr(watch, "READS", False)
-        monkeypatch.setattr(stepper, "READS", False)
     params, others = problem((40, 13), (5,)), problem((40, 13), (5,))
     optimizer, twin = ours.Adam(params, lr=0.1), ours.Adam(others, lr=0.1)
     for seed, moves in enumerate(("", "exp_avg", "step", "parameter")):
@@ -196,7 +193,7 @@ def test_memory_that_moves_is_found(native: bool, monkeypatch: pytest.MonkeyPatc
         assert equal(values(optimizer), values(twin))
 
 
-def test_an_optimizer_that_its_parameter_holds_can_be_freed() -> None:
+def test_an_optimizer_that_its_parameter_holds_can_be_freed(reader: str) -> None:
     (p,) = problem((3,))
     optimizer = p.owner = ours.Adam([p])
     give([p], 0)
@@ -236,3 +233,24 @@ def test_no_compilation_when_the_learning_rate_changes(backend: str) -> None:
     assert frames[1:] == frames[1:2] * 4
     assert equal(*results)
     assert float(optimizer.state[next(model.parameters())]["step"]) == 5.0
+
+
+def test_each_way_to_look_at_tensors_is_the_one_that_serves(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by what only one of them does: Python's own lists of pointers, and torch's increment_version."""
+    seen: list[str] = []
+    original = torch.autograd.graph.increment_version
+    monkeypatch.setattr(torch.autograd.graph, "increment_version", lambda t: (seen.append("version"), original(t))[1])
+    params = problem((40, 13), (5,))
+    optimizer = ours.Adam(params)
+    for seed in range(2):
+        give(params, seed)
+        optimizer.step()
+    assert (seen == []) == (reader == "built")
+    assert (optimizer._stepper._prepared.watch._native is None) == (reader == "python")
+    assert [p._version for p in params] == [2, 2]
+
+
+def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.so").write_bytes(b"no library")
+    with pytest.raises(KernelError, match=r"broken\.so.*build it again"):
+        build.use(tmp_path / "broken.so")

@@ -9,7 +9,7 @@ import click
 
 
 @click.command("doctor", short_help="Say what is installed, which kernels serve, and why not.")
-@click.option("--build", is_flag=True, help="Build the shims of TensorFlow and JAX now, so that no training waits.")
+@click.option("--build", is_flag=True, help="Build the shims of TensorFlow, torch and JAX now.")
 @click.option("--clear", is_flag=True, help="Remove the shims that were built, of all versions, first.")
 @click.option("--json", "machine", is_flag=True, help="One JSON object, for machines.")
 def command(build: bool, clear: bool, machine: bool) -> None:

@@ -69,6 +69,8 @@ def _framework(name: str, own: Mapping[str, Any]) -> list[tuple[str, str]]:
     what = f"{own['version']}: kernel {serving[0]}" if serving else f"{own['version']}: NO kernel"
     if own["built"] is False and serving[:1] == ["native"]:
         what += ", not built yet: the first step does it in some seconds, or `adamas doctor --build` now"
+    if own["built"] is False and name == "torch":
+        what += ", steps of many small tensors are faster after `adamas doctor --build`"
     if own["exact"] is not None:
         what += ", the bits of the reference" if own["exact"] else ", NOT THE BITS OF THE REFERENCE: please report it"
     if own.get("devices"):

@@ -20,7 +20,7 @@ from adamas.torch.checks import Settings, names_of, read_group, tensor_names
 from adamas.torch.memory import as_array, gradient
 from adamas.torch.prepared import Asked, Prepared, prepare, stored_as
 from adamas.torch.tables import Sums, add_up
-from adamas.torch.watch import READS
+from adamas.torch.watch import READS, changed
 
 
 class Stepper:
@@ -77,10 +77,10 @@ class Stepper:
         try:
             taken = self._run_anyhow(grads, rows, groups, table, clip, grad_scale)
         except FaultError:
-            torch.autograd.graph.increment_version(stepped)
+            changed(stepped)
             raise
-        if taken:  # what autograd has saved of a parameter is out of date, as after any operation in place
-            torch.autograd.graph.increment_version(stepped)
+        if taken:
+            changed(stepped)
 
     def forget(self) -> None:
         """Look at everything again at the next step: another state was loaded."""

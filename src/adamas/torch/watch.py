@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import zip_longest
 from operator import is_
@@ -10,9 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamas.errors import KernelError
 from adamas.kernels import cpu
+from adamas.kernels.torch import build
 
-# Python takes 0.8 us a parameter to look at what takes libadamas' shim 0.3 us.
+_log = logging.getLogger("adamas")
+
+
+def _use_what_is_built() -> None:
+    try:
+        built = None if cpu.why_not() else build.existing()
+        if built is not None:
+            build.use(built)
+    except KernelError as error:
+        _log.warning("adamas: torch's tensors are read more slowly: %s", error)
+
+
+_use_what_is_built()
+# For each parameter, its gradient and its state: 0.8 us in Python; 0.4 us through DLPack; 0.1 us by what was built.
 READS = cpu.reads(Tensor)
 
 
@@ -49,6 +65,12 @@ def _objects(params: list[list[Tensor]], state: dict[Any, Any]) -> Iterator[Any]
         if isinstance(own, dict):
             yield own
             yield from own.values()
+
+
+def changed(tensors: list[Tensor]) -> None:
+    """What autograd has saved of these is out of date, as after any operation in place."""
+    if not cpu.changed(tensors):
+        torch.autograd.graph.increment_version(tensors)
 
 
 def is_negated(gradient: Tensor | None) -> bool:

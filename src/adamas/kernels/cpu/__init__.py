@@ -203,6 +203,17 @@ def reads(kind: type) -> bool:
     return _shim is not None and bool(_shim.reads(kind))
 
 
+def use_torch(tensor: type | None, view: int = 0, gradient: int = 0, changed: int = 0) -> None:
+    """From now on torch's tensors are read by these functions (kernels/torch/tensors.cc); None: by DLPack again."""
+    _require()
+    _shim.use_torch(tensor, view, gradient, changed)
+
+
+def changed(tensors: list[Any]) -> bool:
+    """Tell torch's autograd that these tensors were written; False where that is left to the caller."""
+    return _shim is not None and bool(_shim.changed(tensors))
+
+
 def watch(params: list[list[Any]], state: dict[Any, Any]) -> Any:
     """What finds out at each step whether an optimizer's tensors are those of the last: `adamas.torch.watch`."""
     _require()

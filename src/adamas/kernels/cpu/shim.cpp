@@ -381,7 +381,9 @@ class Watch {
     static PyObject* const name = PyUnicode_InternFromString("grad");
     auto found = nb::steal<nb::list>(PyList_New(static_cast<Py_ssize_t>(i)));
     for (i = 0; i < params_.size(); ++i) {
-      PyObject* g = PyObject_GetAttr(params_[i].object, name);
+      PyObject* p = params_[i].object;
+      PyObject* g = adamas::torch().reads(Py_TYPE(p)) ? adamas::torch().gradient(p) : nullptr;
+      if (!g) g = PyObject_GetAttr(p, name);
       if (!g) throw nb::python_error();
       PyList_SET_ITEM(found.ptr(), static_cast<Py_ssize_t>(i), g);
     }
@@ -452,6 +454,16 @@ NB_MODULE(_shim, m) {
   nb::class_<Watch>(m, "Watch")
       .def(nb::init<nb::list, nb::dict>(), nb::arg("params"), nb::arg("state"))
       .def("gradients", &Watch::gradients, nb::arg("params"), nb::arg("state"));
+  m.def("use_torch", [](nb::handle tensor, uintptr_t view, uintptr_t gradient, uintptr_t changed) {
+    adamas::torch() = {tensor.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(tensor.ptr()),
+                       reinterpret_cast<adamas::View>(view), reinterpret_cast<PyObject* (*)(PyObject*)>(gradient),
+                       reinterpret_cast<void (*)(PyObject*)>(changed)};
+  }, nb::arg("tensor").none(), nb::arg("view"), nb::arg("gradient"), nb::arg("changed"));
+  m.def("changed", [](nb::list tensors) {
+    if (!adamas::torch().tensor) return false;
+    adamas::torch().changed(tensors.ptr());
+    return true;
+  });
   m.def("reads", [](nb::handle type) {
     return PyType_Check(type.ptr()) && adamas::find_view(reinterpret_cast<PyTypeObject*>(type.ptr()), true) != nullptr;
   });
