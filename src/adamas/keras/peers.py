@@ -17,6 +17,7 @@ from adamas.errors import StateError, UnsupportedError
 from adamas.rule import PRESETS, Hyper, Rule
 from adamas.state import State
 from adamas.storage import check_optional
+from adamas.tensorflow.portable import check_applied, distinct_names
 
 _ADAM = {"m": "_momentums", "v": "_velocities", "vmax": "_velocity_hats"}
 _SLOTS = {"Adam": _ADAM, "AdamW": _ADAM, "Nadam": _ADAM, "Adamax": {"m": "_m", "v": "_u"}}
@@ -43,12 +44,7 @@ def from_keras(optimizer: Any) -> State:
         [(1,), (2, 1)]
     """
     rule, variables, names = _rule(optimizer), _variables(optimizer), _names(optimizer)
-    waiting = optimizer.gradient_accumulation_steps
-    if waiting and int(optimizer._iterations) % waiting:
-        raise StateError(
-            f"the optimizer has gradients of {int(optimizer._iterations) % waiting} of {waiting} steps, which no other "
-            "takes over; save after a step that was applied"
-        )
+    check_applied(optimizer)
     hyper = _hyper(optimizer)
     kept = _kept(optimizer, rule)
     decays = [bool(optimizer._use_weight_decay(variable)) for variable in variables]
@@ -113,16 +109,6 @@ def to_keras(state: State, optimizer: Any) -> None:
     optimizer.beta_1, optimizer.beta_2, optimizer.epsilon = main.beta1, main.beta2, main.eps
     if main.weight_decay or optimizer.weight_decay is not None:
         optimizer.weight_decay = main.weight_decay
-
-
-def distinct_names(variables: Sequence[Any]) -> list[str]:
-    """What Keras and TensorFlow call some variables, equal names numbered in their order."""
-    names: list[str] = []
-    for variable in variables:
-        name = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
-        taken = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
-        names.append(f"{name}#{taken}" if taken else name)
-    return names
 
 
 def _rule(optimizer: Any) -> Rule:

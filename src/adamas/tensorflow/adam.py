@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import keras
 
 from adamas.errors import ArgumentError
 from adamas.rule import Rule
-from adamas.tensorflow.optimizer import Optimizer, Ours
+from adamas.tensorflow.optimizer import Like, Optimizer, Ours
 
 
 @keras.saving.register_keras_serializable("adamas")
@@ -56,6 +56,8 @@ class Adam(Optimizer):
         weights: how bfloat16 and float16 variables are rounded after a step, which is computed in float32. "nearest";
             "stochastic", so that small updates are not lost; "split", for bfloat16: a correction of 8 bits is kept
             beside each variable, so that it is trained with 24 bits.
+        like: "torch": epsilon is added to the corrected root, sqrt(v / (1 - beta_2^t)), as torch and optax do; to go on
+            from there, or there. Defaults and decay stay those of this class. Keras' own Adam cannot take it over.
         seed: an integer from 0 to 2^64 - 1. With the variable's path, the step and the element it keys the random
             numbers of rounding, and nothing else does: equal trainings give equal bits.
         groups: `adamas.groups.Group`s: variables with a learning rate, betas, epsilon (`eps`), weight decay, `moments`
@@ -125,6 +127,8 @@ class Adam(Optimizer):
         [0.8, 1.8]
     """
 
+    _likes: ClassVar[tuple[Like, ...]] = ("keras", "torch")
+
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -164,7 +168,7 @@ class Adam(Optimizer):
         self.amsgrad = bool(amsgrad)
 
     def _rule(self) -> Rule:
-        return Rule(eps_mode="keras", amsgrad="raw" if self.amsgrad else "off")
+        return Rule(eps_mode="keras" if self._like == "keras" else "paper", amsgrad="raw" if self.amsgrad else "off")
 
     def get_config(self) -> dict[str, Any]:
         """The arguments; `from_config` makes an equal optimizer without its state."""

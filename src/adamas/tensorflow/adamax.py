@@ -25,6 +25,7 @@ class Adamax(Standard):
         learning_rate, beta_1, beta_2, weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name: as for `Adam`.
         epsilon: added to u, at least 0.
+        like: "torch": epsilon is added to |g| inside the maximum, as torch and optax do.
         kernel, sparse, moments, weights, seed: as for `Adam`; u is kept as `moments` says, too. TensorFlow's own op for
             Adamax is not used, so kernel="resource" is refused.
 
@@ -47,3 +48,4 @@ class Adamax(Standard):
     _preset = "keras.Adamax"
     _slot_names: ClassVar = {"m": "momentum", "v": "norm"}
     _lists = ("_m", "_u")
+    _likes = ("keras", "torch")

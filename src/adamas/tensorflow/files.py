@@ -1,4 +1,4 @@
-"""How an optimizer's state is saved and loaded: Keras' files, TensorFlow's checkpoints, the portable checkpoint."""
+"""How an optimizer's state is saved and loaded: Keras' files and TensorFlow's checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
@@ -16,14 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import StateError, UnsupportedError
-from adamas.formats import SCALED, Blocks, arrays
-from adamas.kernels.tensorflow.slots import wide
+from adamas.formats import SCALED
 from adamas.kernels.tensorflow.stepper import Stepper
-from adamas.rule import Hyper
-from adamas.state import State
-from adamas.storage import check_optional
 from adamas.tensorflow.checkpoints import SAME, Kind, Offer, difference, look
 from adamas.tensorflow.moments import Moment
+from adamas.tensorflow.portable import Portable
 
 _for_keras = ContextVar("adamas-for-keras", default=False)
 
@@ -62,7 +59,7 @@ class Copy:
         return self.array
 
 
-class Saved(keras.optimizers.Optimizer):
+class Saved(Portable):
     """The half of an optimizer that reads and writes its state."""
 
     if TYPE_CHECKING:  # what the other half gives
@@ -77,6 +74,7 @@ class Saved(keras.optimizers.Optimizer):
         _settings: Any
         _members: Any
         _groups: Any
+        _like: str
 
     _lists: ClassVar[tuple[str, ...]] = ()
     """Under which names checkpoints list the slots; none: they are in `variables` only, as ever in our Adam."""
@@ -197,6 +195,10 @@ class Saved(keras.optimizers.Optimizer):
                 f"{type(self).__name__} is a class of its own and may step otherwise than keras.optimizers.Adam; make "
                 "Keras' optimizer from what you know about it"
             )
+        if self._like != "keras":
+            raise UnsupportedError(
+                f"like={self._like!r}: keras.optimizers.{type(self).__name__} has Keras' epsilon only"
+            )
         if self._groups.groups:
             raise UnsupportedError(
                 f"keras.optimizers.{type(self).__name__} has no groups; make an optimizer for each, and put them into "
@@ -231,102 +233,6 @@ class Saved(keras.optimizers.Optimizer):
         """Whether `no_decay` leaves a variable out of weight decay."""
         i = self._index.get(self._var_key(variable)) if self.built else None
         return i is not None and bool(self._members.spared[i])
-
-    def portable_state(self) -> State:
-        """A copy of everything carried from step to step, for `adamas.state.save`; moments as they are stored.
-
-        Parameters go by their Keras path, or their TensorFlow name; equal names are numbered. With sparse="lazy" the
-        moments are decayed to the present first, as a dense optimizer's would be; the optimizer itself does not change.
-
-        Raises:
-            StateError: the optimizer is not built yet.
-        """
-        stepper, names = self._ready(), self._names()
-        own = replace(self._numbers(), lr=float(self.learning_rate))
-        each = self._hypers(own)
-        hypers = list(dict.fromkeys([own, *each]))
-        return State(
-            rule=stepper.rule,
-            slots={name: self._kept(i) for i, name in enumerate(names)},
-            steps=dict.fromkeys(names, int(self._iterations.value)),
-            hypers=hypers,
-            groups={name: hypers.index(hyper) for name, hyper in zip(names, each, strict=True)},
-            carries=dict.fromkeys(names, tuple(float(carry.numpy()) for carry in stepper.carries)),
-        )
-
-    def _numbers(self) -> Hyper:
-        """The optimizer's own numbers, but for the learning rate."""
-        hyper: Hyper = self._settings.lines[0].hyper
-        return hyper
-
-    def _kept(self, i: int) -> dict[str, np.ndarray | Blocks]:
-        """What is kept of parameter i, as it is stored, by the name of the slot; silent rows decayed to the present."""
-        stepper = self._ready()
-        if stepper.clocks():
-            return dict(
-                zip(
-                    (slot.name for slot in stepper.rule.slots),
-                    stepper.settled(i, self._hypers(self._numbers())[i]),
-                    strict=True,
-                )
-            )
-        kept: dict[str, np.ndarray | Blocks] = {}
-        for s, name in enumerate([*(slot.name for slot in stepper.rule.slots), "correction"]):
-            parts = [np.array(part.numpy()) for part in stepper.slots.stored(s, i)]
-            if parts:
-                kept[name] = Blocks(*parts) if len(parts) > 1 else parts[0]
-        return kept
-
-    def load_portable_state(self, state: State) -> None:
-        """Take over a `State`, as `adamas.state.load` gives it: moments, `iterations` and numbers (learning rate, ...).
-
-        A learning rate that is a schedule or a callable stays as it is.
-
-        Raises:
-            StateError: it does not fit these variables or this formula. Nothing has been changed.
-        """
-        stepper, names = self._ready(), self._names()
-        dtypes = [wide(variable.dtype.name) for variable in stepper.variables]
-        state.check_fits(
-            stepper.rule, dict(zip(names, stepper.shapes, strict=True)), dict(zip(names, dtypes, strict=True))
-        )
-        if len(set(state.steps.values())) > 1:
-            raise StateError(
-                "the state has parameters at different steps and a Keras optimizer counts one step for all"
-            )
-        for i, name in enumerate(names):
-            split = stepper.layouts[i].of(len(stepper.rule.slots))
-            check_optional(name, {"correction": split} if split else {}, state.slots[name])
-        used = [state.hypers[state.groups[name]] for name in names]
-        ours = [hyper for hyper, k in zip(used, self._members.group_of, strict=True) if k == 0]
-        main = max(ours, key=lambda hyper: hyper.weight_decay, default=state.hypers[0])
-        for name, hyper, expected in zip(names, used, self._hypers(main), strict=True):
-            if hyper != expected:
-                raise StateError(
-                    f"{name}: the state has {hyper}, this optimizer steps it with {expected}; make it with the same "
-                    "groups, or call exclude_from_weight_decay for the same variables"
-                )
-        own, carries = self._numbers(), {tuple(carry) for carry in state.carries.values()}
-        fixed = [name for name in ("momentum_decay", "warmup_steps", "r", "weight_lr_power") if stepper.carries]
-        if any(getattr(own, name) != getattr(main, name) for name in fixed) or len(carries) > 1:
-            raise StateError(
-                f"the state was made with {main} and carries {carries}; this optimizer has {own}, and carries the same "
-                "numbers for all variables. Make one with the same settings"
-            )
-        for i, name in enumerate(names):
-            kept = {"correction": np.zeros(stepper.shapes[i], np.int8), **state.slots[name]}
-            for s, slot_name in enumerate([*(slot.name for slot in stepper.rule.slots), "correction"]):
-                if stepper.layouts[i].of(s):
-                    stepper.slots.take_over(s, i, arrays(kept[slot_name]), state.steps[name])
-        for variables, value in zip(stepper.carries, next(iter(carries), ()), strict=False):
-            variables.assign(value)
-        stepper.reset_clocks()
-        self._iterations.assign(next(iter(state.steps.values()), 0))
-        if isinstance(self._learning_rate, keras.Variable):
-            self._learning_rate.assign(main.lr)
-        self.beta_1, self.beta_2, self.epsilon = main.beta1, main.beta2, main.eps
-        if main.weight_decay or self.weight_decay is not None:
-            self.weight_decay = main.weight_decay
 
     def _checkpoint_adapter(self, path: str) -> Any:
         """TensorFlow's question before it restores this optimizer, or plans to when it is built: fit to be restored?
@@ -393,28 +299,3 @@ class Saved(keras.optimizers.Optimizer):
         if save_type != "checkpoint":
             del children["_variables"]
         return children
-
-    def _rounding_names(self) -> list[str]:
-        """The parameters' names as they key random numbers: without what all of them begin with.
-
-        Keras puts a Sequential model's own name there, and leaves it out of the same model read from a file.
-        """
-        parts = [name.split("/") for name in self._names()]
-        common = 0
-        while parts and all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
-            common += 1
-        return ["/".join(part[common:]) for part in parts]
-
-    def _names(self) -> list[str]:
-        """The parameters' names, made distinct in their order."""
-        return distinct_names([v for v in self._trainable_variables if self._var_key(v) in self._index])
-
-
-def distinct_names(variables: Sequence[Any], before: Sequence[str] = ()) -> list[str]:
-    """The names of variables, made distinct in their order and from those of the variables `before` them."""
-    names = list(before)
-    for variable in variables:
-        name = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
-        taken = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
-        names.append(f"{name}#{taken}" if taken else name)
-    return names[len(before) :]

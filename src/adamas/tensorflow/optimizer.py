@@ -31,11 +31,13 @@ from adamas.rule import Hyper, Rule
 from adamas.storage import Description, Moments
 from adamas.telemetry import Statistics, of_step
 from adamas.tensorflow.attributes import Adjustable
-from adamas.tensorflow.files import Saved, distinct_names
+from adamas.tensorflow.files import Saved
 from adamas.tensorflow.groups import Groups, Members, from_config
 from adamas.tensorflow.moments import Moment
+from adamas.tensorflow.portable import distinct_names
 
 Sparse = Literal["dense", "lazy"]
+Like = Literal["keras", "torch"]
 
 
 class Ours(TypedDict, total=False):
@@ -46,6 +48,7 @@ class Ours(TypedDict, total=False):
     moments: Moments
     weights: Weights
     seed: int
+    like: Like
     groups: Sequence[Group]
     no_decay: bool | Match
     nonfinite: Nonfinite | None
@@ -69,6 +72,8 @@ class Optimizer(Adjustable, Saved):
     weight_decay: float | None
     _slot_names: ClassVar[Mapping[str, str]] = {"m": "momentum", "v": "velocity", "vmax": "velocity_hat", "z": "z"}
     """What Keras calls the slots."""
+    _likes: ClassVar[tuple[Like, ...]] = ("keras",)
+    """Whose epsilon there is to choose from."""
 
     def __init__(
         self,
@@ -94,6 +99,10 @@ class Optimizer(Adjustable, Saved):
                 raise ArgumentError(
                     f"sparse='lazy' with {name}, which visits every row at every step; use sparse='dense'"
                 )
+        like = ours.get("like", "keras")
+        if like not in self._likes:
+            allowed = ", ".join(map(repr, self._likes))
+            raise ArgumentError(f"like={like!r}: give one of {allowed}, for {type(self).__name__}")
         nonfinite, stats, verify = ours.get("nonfinite"), ours.get("stats", False), ours.get("verify", 0)
         check_settings(ours.get("seed", 0), nonfinite, stats, verify)
         groups = Groups(ours.get("groups", ()), ours.get("no_decay", False))
@@ -117,7 +126,7 @@ class Optimizer(Adjustable, Saved):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self._kernel: Kernel = ours.get("kernel", "auto")
-        self._sparse = sparse
+        self._sparse, self._like = sparse, like
         self._storage, self._groups, self._members = storage, groups, Members()
         self._asked_nonfinite, self._stats, self._verify = nonfinite, bool(stats), int(verify)
         self._nonfinite = nonfinite  # known when there are variables, where none was asked for
@@ -438,6 +447,8 @@ class Optimizer(Adjustable, Saved):
             config["kernel"] = self._kernel
         if self._sparse != "dense":
             config["sparse"] = self._sparse
+        if self._like != "keras":
+            config["like"] = self._like
         default = vars(StoragePolicy())
         config.update({name: value for name, value in vars(self._storage).items() if value != default[name]})
         config.update(self._groups.get_config())

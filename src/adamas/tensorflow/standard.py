@@ -70,4 +70,5 @@ class Standard(Optimizer):
         )
 
     def _rule(self) -> Rule:
-        return replace(PRESETS[self._preset].rule, decay="decoupled")
+        rule = replace(PRESETS[self._preset].rule, decay="decoupled")
+        return rule if self._like == "keras" else replace(rule, eps_mode="paper")

@@ -52,6 +52,11 @@ class Layout(NamedTuple):
     arrays: tuple[Array, ...]
     weights: str = "nearest"
 
+    @property
+    def rounds(self) -> bool:
+        """Whether anything of it is rounded by random numbers."""
+        return self.weights != "nearest" or any(array.dtype in ("bfloat16", "int8", "uint8") for array in self.arrays)
+
     def of(self, slot: int) -> list[int]:
         """Which arrays belong to a slot."""
         return [a for a, array in enumerate(self.arrays) if array.slot == slot]

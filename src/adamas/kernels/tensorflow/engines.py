@@ -227,7 +227,7 @@ class Native:
                         slots=[v.value.handle for array, variables in kept if array.block == 1 for v in variables],
                         scales=[v.value.handle for array, variables in kept if array.block > 1 for v in variables],
                         offsets=tf.constant(offsets, tf.int64),
-                        keys=tf.bitcast(tf.constant([self._slots.keys[i] for i in indices], tf.uint64), tf.int64),
+                        keys=tf.bitcast(tf.constant([self._slots.key(i) for i in indices], tf.uint64), tf.int64),
                         rows=tf.constant([batch.rows[i] for i in members], tf.int32),
                         dtype=dtype,
                         formats=[_FORMATS.get(a.dtype, 0) for a, _ in kept if a.block == 1 and a.slot < self._count],

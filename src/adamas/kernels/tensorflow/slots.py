@@ -85,7 +85,7 @@ class Slots:
         self.arrays = Joined()
         self.layouts: list[Layout] = []
         self.shapes: list[tuple[int, ...]] = []
-        self.keys: list[int] = []
+        self.rounding_names: list[str] = []
         self.seed = seed
 
     def add(
@@ -95,7 +95,11 @@ class Slots:
         self.arrays.add(part, len(layouts))
         self.layouts += layouts
         self.shapes += shapes
-        self.keys += [name_key(name) for name in names]
+        self.rounding_names += names
+
+    def key(self, i: int) -> int:
+        """What keys the random numbers of parameter i."""
+        return name_key(self.rounding_names[i])
 
     def begin(self, slot: int, i: int, variable: Any) -> None:
         """Give a slot that starts as the parameter its first value."""
@@ -157,7 +161,7 @@ class Slots:
         return [tf.reshape(codes, self.shapes[i]), scales]
 
     def _draw(self, i: int, step: Any) -> codecs.Draw:
-        return codecs.Draw(self.seed, self.keys[i], step)
+        return codecs.Draw(self.seed, self.key(i), step)
 
     def read_weight(self, i: int, variable: Any) -> Any:
         """Parameter i as a step computes with it."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from adamas.errors import ArgumentError, KernelError, UnsupportedError
+from adamas.errors import ArgumentError, KernelError, StateError, UnsupportedError
 from adamas.kernels import cpu, xla
 from adamas.kernels import rows as lazy
 from adamas.kernels.tensorflow import op
@@ -86,6 +86,7 @@ class Stepper:
         self._asked, self._settings, self._for_xla = kernel, settings, for_xla
         self._lazy, self._forced = lazy, kernel != "auto"
         self._batches: dict[tuple[int, ...], tuple[Sequence[Any], Batch]] = {}
+        self._traced = False
         if self._forced or not for_xla:
             _ = self._choice  # what cannot serve is said before anything is made
 
@@ -146,6 +147,23 @@ class Stepper:
         names = self.slots.names
         return [how.layout(self.rule, names, variable) for variable, how in zip(variables, storage, strict=True)]
 
+    def draw_by(self, seed: int, names: Sequence[str]) -> None:
+        """Draw random numbers by another seed and other names from now on, as the optimizer that a state is of.
+
+        Raises:
+            StateError: a function was traced, and holds the old ones.
+        """
+        if (seed, list(names)) == (self.slots.seed, self.slots.rounding_names):
+            return
+        if self._traced and any(layout.rounds for layout in self.layouts):
+            raise StateError(
+                "the state rounds with the random numbers of another seed or other names, and this optimizer has been "
+                "traced into a tf.function with its own; load the state before the first step in a graph. Nothing was "
+                "loaded"
+            )
+        self.slots.seed, self.slots.rounding_names = seed, list(names)
+        self.forget()
+
     def check_more(self, variables: Sequence[Any], storage: Sequence[StoragePolicy]) -> None:
         """Whether `more` can take these.
 
@@ -195,6 +213,7 @@ class Stepper:
         Raises:
             ArrayError: a gradient does not fit its variable; nothing was changed.
         """
+        self._traced = self._traced or not tf.executing_eagerly()
         if self.rows is not None:
             return self._step_rows(self.rows, variables, grads, numbers, settings, make_batch)
         self._begin(numbers.iterations)
