@@ -231,10 +231,15 @@ def test_a_turn_is_the_median_of_runs_after_a_first_one():
     assert turn(Job(lambda: values.pop(0)), budget=6.0) == 2.0
 
 
-def test_a_turn_that_fills_its_budget_is_one_run():
-    values = [0.6, 0.1]
-    assert turn(Job(lambda: values.pop(0)), budget=1.0) == 0.6
+def test_a_turn_that_takes_twice_its_budget_is_one_run():
+    values = [2.0, 0.1]
+    assert turn(Job(lambda: values.pop(0)), budget=1.0) == 2.0
     assert values == [0.1]
+
+
+def test_a_slow_first_run_does_not_count():
+    values = [1.9, 0.6, 0.4, 0.5]
+    assert turn(Job(lambda: values.pop(0)), budget=1.0) == 0.5
 
 
 def test_every_run_starts_anew_where_a_job_can():

@@ -76,7 +76,7 @@ ROWS: dict[str, dict[str, list[str]]] = {
             "ResourceApplyAdam eager",
             OPTAX,
         ],
-        f"parameters-{2**28}": ["limit", *FORMATS, "adamas.torch", FUSED],
+        f"parameters-{2**28}": ["limit", *rows(OURS, MOMENTS), "adamas.torch", FUSED],
     },
     "train": {
         "mlp-64": TRAININGS,

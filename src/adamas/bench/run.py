@@ -52,8 +52,8 @@ def bench(
     Args:
         kind: "step", "scaling", "features", "rows", "memory" or "train"; `KINDS` says what each is.
         rounds: in each, every row has one turn; at least 1. A median needs 3.
-        budget: seconds of one turn, in which a row runs as often as it can; at least 0. A row that needs longer runs
-            once.
+        budget: seconds of one turn, in which a row runs as often as it can; at least 0. A row that needs twice as long
+            for a run runs once.
         scale: shrinks every case, in (0, 1]. Below 1 for trying it out: targets hold at full size.
         only: keys of cases; none: all.
         peers: words in the names of rows; none: all. Our row is always there.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from adamas.bench.case import Case
 from adamas.bench.cases.step import FUSED, count
-from adamas.bench.formats import FORMATS, OURS
-from adamas.storage import SMALLEST
+from adamas.bench.formats import MOMENTS, OURS
+from adamas.bench.formats import rows as formats_of
 
 FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax")
 ROWS_OF = "step"
@@ -39,7 +39,7 @@ def _tensors(full: int, scale: float) -> Case:
 def _parameters(full: int, scale: float) -> Case:
     size = max(1, round(full * scale))
     large = full >= ONE_BY_ONE
-    rows = ("limit", *(FORMATS if size >= SMALLEST else (OURS,)), "adamas.torch", FUSED)
+    rows = ("limit", *formats_of(OURS, MOMENTS, size), "adamas.torch", FUSED)
     return Case(
         f"parameters-{full}",
         count(size),
