@@ -151,6 +151,7 @@ def test_float64_may_be_large(rng: np.random.Generator) -> None:
     [
         ("native", "eager", np.nan, "1 are NaN and 0 infinite;"),
         ("native", "function", 2.0**65, "squares overflow float32"),
+        ("native", "function", np.nan, "1 are NaN and 0 infinite;"),
         ("native", "loop", -np.inf, "0 are NaN and 1 infinite;"),
         ("xla", "eager", 2.0**65, "squares overflow float32"),
         ("xla", "function", np.inf, "0 are NaN and 1 infinite;"),

@@ -33,6 +33,7 @@ class Told:
         self._device = device
         self._parts: list[Any] = []  # [variables, COLUMNS + 3], one for each call of `add`
         self._where: list[tuple[int, int]] = []
+        self._last: tuple[tuple[int, ...], list[tuple[Any, Any, Any]]] | None = None
         with tf.init_scope(), tf.device(device):
             self._skipped = tf.Variable(0, trainable=False, dtype=tf.int64, name="adamas_skipped")
             self._number = tf.Variable(0.0, trainable=False, dtype=tf.float64, name="adamas_told")
@@ -59,13 +60,25 @@ class Told:
         end = tf.stack([tf.cast(t, tf.float64), tf.cast(grad_scale, tf.float64), number])
         rows = tf.concat([sums, tf.tile(end[None], [len(indices), 1])], 1)
         self._number.assign(number)
+        for part, at, places in self._shares(indices):
+            old = tf.convert_to_tensor(part)
+            new = tf.tensor_scatter_nd_update(old, places, tf.gather(rows, at))
+            part.assign(new if taken is None else tf.where(taken, new, old))
+
+    def _shares(self, indices: Sequence[int]) -> list[tuple[Any, Any, Any]]:
+        """Each part that has some of these variables, which of them, and their places in it; kept for eager steps."""
+        key = tuple(indices)
+        if tf.executing_eagerly() and self._last is not None and self._last[0] == key:
+            return self._last[1]
+        shares = []
         for k, part in enumerate(self._parts):
             at = [i for i, index in enumerate(indices) if self._where[index][0] == k]
             if at:
                 places = [[self._where[indices[i]][1]] for i in at]
-                old = tf.convert_to_tensor(part)
-                new = tf.tensor_scatter_nd_update(old, places, tf.gather(rows, at))
-                part.assign(new if taken is None else tf.where(taken, new, old))
+                shares.append((part, tf.constant(at), tf.constant(places)))
+        if tf.executing_eagerly():
+            self._last = (key, shares)
+        return shares
 
     def read(self) -> list[Row | None]:
         """Of each variable: what the last step did, None where it did not take part."""
@@ -82,8 +95,9 @@ def complaint(names: Sequence[str], grads: Sequence[Any], grad_scale: Any, limit
     norms = tf.stack([xla.sum_of_squares([gradient]) for gradient in grads])
     nan = tf.stack([tf.math.count_nonzero(tf.math.is_nan(gradient)) for gradient in grads])
     infinite = tf.stack([tf.math.count_nonzero(tf.math.is_inf(gradient)) for gradient in grads])
-    wrong = tf.logical_not(below(limit, norms, grad_scale))
-    i = tf.argmax(tf.cast(wrong, tf.int32))
+    # Not tf.logical_not: TensorFlow's graph optimizer makes "not less" into "greater or equal", which NaN is not.
+    wrong = tf.where(below(limit, norms, grad_scale), 0, 1)
+    i = tf.argmax(wrong)
     sizes = tf.stack([tf.size(gradient, tf.int64) for gradient in grads])
     parts = [
         *(
@@ -99,4 +113,4 @@ def complaint(names: Sequence[str], grads: Sequence[Any], grad_scale: Any, limit
         'nonfinite="skip"',
     ]
     together = "the squares of all gradients together overflow; nothing was changed"
-    return tf.where(tf.reduce_any(wrong), tf.strings.join(parts), together)
+    return tf.where(tf.reduce_max(wrong) > 0, tf.strings.join(parts), together)
