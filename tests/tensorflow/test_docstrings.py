@@ -15,7 +15,7 @@ import pytest
     [
         "adamas.keras.files",
         "adamas.keras.peers",
-        *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "nadam", "radam")),
+        *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "lamb", "nadam", "radam")),
     ],
 )
 def test_examples(name: str) -> None:

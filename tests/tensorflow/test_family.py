@@ -20,15 +20,16 @@ from adamas.errors import ArgumentError, KernelError, StateError, UnsupportedErr
 from adamas.kernels import reference
 from adamas.rule import PRESETS, Rule
 from adamas.storage import choose, fresh
-from adamas.tensorflow import ADOPT, Adam, Adamax, Nadam, RAdam
+from adamas.tensorflow import ADOPT, Adam, Adamax, Lamb, Nadam, RAdam
 
 RULES = {
     Nadam: Rule(nesterov="scheduled"),
     Adamax: Rule("keras", infinity=True),
+    Lamb: Rule(trust_ratio="without_decay"),
     RAdam: Rule("keras", rectify=True),
     ADOPT: Rule(adopt=True),
 }
-PEERS = {Nadam: "keras.Nadam", Adamax: "keras.Adamax", RAdam: "torch.RAdam", ADOPT: "adopt.ADOPT"}
+PEERS = {Nadam: "keras.Nadam", Adamax: "keras.Adamax", Lamb: "keras.Lamb", RAdam: "torch.RAdam", ADOPT: "adopt.ADOPT"}
 SHAPES: list[tuple[int, ...]] = [(64, 65), (9,), (4097,)]
 SETTINGS: dict[str, float] = {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3}
 
@@ -85,7 +86,7 @@ def test_the_bits_of_the_reference(kind: Any, mode: str, moments: Any, rng: np.r
 
 
 @pytest.mark.parametrize("mode", ["eager", "jit"])
-@pytest.mark.parametrize("kind", [Nadam, Adamax])
+@pytest.mark.parametrize("kind", [Nadam, Adamax, Lamb])
 def test_keras_numbers(kind: Any, mode: str, rng: np.random.Generator) -> None:
     """Keras takes powers in float32: each of its steps is off by up to some 1e-5 of itself."""
     start = tensors(rng, [(5, 7), (3,)])
@@ -134,7 +135,7 @@ def numbers(made: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras, saving
-@pytest.mark.parametrize("kind", [Nadam, Adamax])
+@pytest.mark.parametrize("kind", [Nadam, Adamax, Lamb])
 def test_files_go_to_keras_and_back(kind: Any, tmp_path: Path) -> None:
     """The last variable of Nadam is float32 in Keras, float64 here."""
     its = getattr(keras.optimizers, kind.__name__)
@@ -235,6 +236,8 @@ def test_the_checkpoint_of_another_rule_is_refused(
         (Nadam, {"kernel": "resource"}, KernelError, "kernel='auto'"),
         (Adamax, {"amsgrad": True}, ArgumentError, r"amsgrad.*help\(Adamax\)"),
         (Adamax, {"kernel": "resource"}, KernelError, "kernel='auto'"),
+        (Lamb, {"kernel": "resource"}, KernelError, "kernel='auto'"),
+        (Lamb, {"sparse": "lazy"}, ArgumentError, "Lamb has no sparse='lazy'"),
         (RAdam, {"decoupled_weight_decay": True}, ArgumentError, r"decoupled_weight_decay.*help\(RAdam\)"),
         (RAdam, {"kernel": "resource"}, KernelError, "kernel='auto'"),
         (ADOPT, {"epsilon": -1.0}, ArgumentError, "eps=-1.0"),
@@ -257,7 +260,7 @@ def test_what_keras_has_not_is_not_written_for_it(kind: Any, tmp_path: Path) -> 
         ours.optimizer.to_keras()
 
 
-@pytest.mark.parametrize("kind", [Nadam, Adamax])
+@pytest.mark.parametrize("kind", [Nadam, Adamax, Lamb])
 def test_the_arguments_and_defaults_of_keras(kind: Any) -> None:
     ours, theirs = (inspect.signature(c).parameters for c in (kind, getattr(keras.optimizers, kind.__name__)))
     wanted = [(p.name, p.default) for p in theirs.values() if p.kind is not p.VAR_KEYWORD]

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], type]] = {
     "averaged": ("AdamW", {"weight_decay": 0.1, "use_ema": True, "ema_momentum": 0.9}, adamas.numpy.AdamW),
     "Nadam": ("Nadam", {}, adamas.numpy.NAdam),
     "Adamax": ("Adamax", {"weight_decay": 0.1}, adamas.numpy.Adamax),
+    "Lamb": ("Lamb", {"weight_decay": 0.1}, adamas.numpy.LAMB),
 }
 
 

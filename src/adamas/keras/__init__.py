@@ -7,7 +7,7 @@ files.py     `.keras` files, ours and Keras' own
 peers.py     states of Keras' own optimizers
 """
 
-from adamas.keras.classes import ADOPT, Adam, Adamax, AdamW, Nadam, RAdam, ScheduleFreeAdamW
+from adamas.keras.classes import ADOPT, Adam, Adamax, AdamW, Lamb, Nadam, RAdam, ScheduleFreeAdamW
 from adamas.keras.files import load_model, save_model
 from adamas.keras.peers import from_keras, to_keras
 
@@ -16,6 +16,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Lamb",
     "Nadam",
     "RAdam",
     "ScheduleFreeAdamW",

@@ -10,6 +10,6 @@ if keras.backend.backend() != "tensorflow":
         "KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-from adamas.tensorflow import ADOPT, Adam, Adamax, AdamW, Nadam, RAdam, ScheduleFreeAdamW
+from adamas.tensorflow import ADOPT, Adam, Adamax, AdamW, Lamb, Nadam, RAdam, ScheduleFreeAdamW
 
-__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "ScheduleFreeAdamW"]
+__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RAdam", "ScheduleFreeAdamW"]

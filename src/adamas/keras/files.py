@@ -18,17 +18,17 @@ from typing import Any
 import keras
 
 from adamas.errors import ArgumentError, StateError, UnsupportedError
-from adamas.keras.classes import Adam, Adamax, AdamW, Nadam
+from adamas.keras.classes import Adam, Adamax, AdamW, Lamb, Nadam
 from adamas.tensorflow.files import for_keras
 
-_CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Nadam": Nadam}
+_CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Lamb": Lamb, "Nadam": Nadam}
 # What Keras has not, and can go on without: the state is written as without them, and the rest changes no number of a
 # step with finite gradients.
 _LEFT_OUT = ("kernel", "sparse", "moments", "weights", "seed", "nonfinite", "stats", "verify")
 
 
 def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None, **options: Any) -> Any:
-    """`keras.models.load_model`, with Adamas in the place of Keras' own Adam, AdamW, Adamax and Nadam.
+    """`keras.models.load_model`, with Adamas in the place of Keras' own Adam, AdamW, Adamax, Lamb and Nadam.
 
     A model that was saved with one of those of `keras.optimizers` goes on with the native step, from the state in the
     file: moments, averages, accumulated gradients, `iterations`, loss scale. That holds for every optimizer in the
@@ -71,11 +71,11 @@ def load_model(path: str | os.PathLike[str], custom_objects: dict[str, Any] | No
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     """`model.save`, with Keras' own classes in the place of Adamas': loads where only Keras is installed.
 
-    `keras.models.load_model` then gives `keras.optimizers.Adam`, `AdamW`, `Adamax` or `Nadam` with the same settings
-    and state. `kernel` is left out: it changes no number. So is `sparse="lazy"`: the moments are written decayed to the
-    present, and Keras goes on with every row. So are `moments`, `weights` and `seed`: moments are written in float32,
-    weights as the model has them; and `nonfinite`, `stats` and `verify`. The model in memory stays as it is.
-    `model.save` writes a file that keeps all of these and names our classes, which can be loaded after
+    `keras.models.load_model` then gives `keras.optimizers.Adam`, `AdamW`, `Adamax`, `Lamb` or `Nadam` with the same
+    settings and state. `kernel` is left out: it changes no number. So is `sparse="lazy"`: the moments are written
+    decayed to the present, and Keras goes on with every row. So are `moments`, `weights` and `seed`: moments are
+    written in float32, weights as the model has them; and `nonfinite`, `stats` and `verify`. The model in memory stays
+    as it is. `model.save` writes a file that keeps all of these and names our classes, which can be loaded after
     `import adamas.keras`.
 
     Args:

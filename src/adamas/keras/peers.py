@@ -1,4 +1,4 @@
-"""States of Keras' own optimizers, `keras.optimizers.Adam`, `AdamW`, `Nadam` and `Adamax`, on any backend of Keras.
+"""States of Keras' own optimizers, `keras.optimizers.Adam`, `AdamW`, `Nadam`, `Adamax` and `Lamb`, on any backend.
 
 state.save("optimizer.safetensors", from_keras(model.optimizer))            # go on in any framework
 to_keras(state.load("optimizer.safetensors"), model.optimizer)              # and back
@@ -20,15 +20,15 @@ from adamas.storage import check_optional
 from adamas.tensorflow.portable import check_applied, distinct_names
 
 _ADAM = {"m": "_momentums", "v": "_velocities", "vmax": "_velocity_hats"}
-_SLOTS = {"Adam": _ADAM, "AdamW": _ADAM, "Nadam": _ADAM, "Adamax": {"m": "_m", "v": "_u"}}
+_SLOTS = {"Adam": _ADAM, "AdamW": _ADAM, "Nadam": _ADAM, "Lamb": _ADAM, "Adamax": {"m": "_m", "v": "_u"}}
 
 
 def from_keras(optimizer: Any) -> State:
     """A copy of what one of Keras' own optimizers carries from step to step; in float32 and float64 exactly.
 
     Args:
-        optimizer: `keras.optimizers.Adam`, `AdamW`, `Nadam` or `Adamax`, built. A schedule is read as the learning rate
-            that it gives now. Parameters go by their Keras path; equal ones are numbered.
+        optimizer: `keras.optimizers.Adam`, `AdamW`, `Nadam`, `Adamax` or `Lamb`, built. A schedule is read as the
+            learning rate that it gives now. Parameters go by their Keras path; equal ones are numbered.
 
     Raises:
         UnsupportedError: another optimizer; or parameters of 16 bits, whose moments Keras rounds.

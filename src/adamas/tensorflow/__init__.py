@@ -9,7 +9,7 @@ grads = tape.gradient(loss_value, model.trainable_variables)
 optimizer.apply_gradients(zip(grads, model.trainable_variables))
 
 adam.py         Adam and AdamW
-nadam.py ...    Nadam, Adamax, RAdam and ADOPT, one module each; standard.py: their arguments
+nadam.py ...    Nadam, Adamax, RAdam, ADOPT and Lamb, one module each; standard.py: their arguments
 schedule_free.py  ScheduleFreeAdamW
 optimizer.py    how a step is taken
 attributes.py   what happens when an attribute is set
@@ -21,8 +21,9 @@ checkpoints.py  what a TensorFlow checkpoint holds, looked at before it is resto
 from adamas.tensorflow.adam import Adam, AdamW
 from adamas.tensorflow.adamax import Adamax
 from adamas.tensorflow.adopt import ADOPT
+from adamas.tensorflow.lamb import Lamb
 from adamas.tensorflow.nadam import Nadam
 from adamas.tensorflow.radam import RAdam
 from adamas.tensorflow.schedule_free import ScheduleFreeAdamW
 
-__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Nadam", "RAdam", "ScheduleFreeAdamW"]
+__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RAdam", "ScheduleFreeAdamW"]

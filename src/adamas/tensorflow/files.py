@@ -170,7 +170,7 @@ class Saved(Portable):
                 variable.assign(array)
 
     def to_keras(self) -> Any:
-        """Keras' `Adam`, `AdamW`, `Adamax` or `Nadam` with these settings, and this state if the optimizer is built.
+        """Keras' `Adam`, `AdamW`, `Adamax`, `Lamb` or `Nadam` with these settings, and this state if it is built.
 
         It steps the same variables and has copies of everything else: moments, averages, accumulated gradients,
         `iterations`, and what `exclude_from_weight_decay` and `no_decay` leave out. A schedule or a callable as
@@ -190,7 +190,9 @@ class Saved(Portable):
             >>> type(AdamW(1e-3, weight_decay=0.01).to_keras()) is keras.optimizers.AdamW
             True
         """
-        if type(self).__module__ not in tuple(f"adamas.tensorflow.{kind}" for kind in ("adam", "adamax", "nadam")):
+        if type(self).__module__ not in tuple(
+            f"adamas.tensorflow.{kind}" for kind in ("adam", "adamax", "lamb", "nadam")
+        ):
             raise UnsupportedError(
                 f"{type(self).__name__} is a class of its own and may step otherwise than keras.optimizers.Adam; make "
                 "Keras' optimizer from what you know about it"

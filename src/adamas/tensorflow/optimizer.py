@@ -203,7 +203,7 @@ class Optimizer(Adjustable, Saved):
         variables = list(variables)
         stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
         rule = self._rule()
-        if self._sparse == "lazy" and not (rule.slots[0].name == "m" and rule.nesterov == "off"):
+        if self._sparse == "lazy" and (rule.slots[0].name != "m" or rule.nesterov != "off" or rule.reduces):
             raise ArgumentError(f"{type(self).__name__} has no sparse='lazy'; use sparse='dense'")
         self._groups.check(rule, type(self).__name__)
         members = self._groups.members(distinct_names(stepped), [tuple(v.shape) for v in stepped])

@@ -27,6 +27,7 @@ _OURS: dict[type, type[Optimizer]] = {
     keras.optimizers.Adam: adamas.tensorflow.Adam,
     keras.optimizers.AdamW: adamas.tensorflow.AdamW,
     keras.optimizers.Adamax: adamas.tensorflow.Adamax,
+    keras.optimizers.Lamb: adamas.tensorflow.Lamb,
     keras.optimizers.Nadam: adamas.tensorflow.Nadam,
 }
 
