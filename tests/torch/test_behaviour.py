@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from parameters import equal, give, problem, values  # noqa: E402
 
 import adamas.torch as ours  # noqa: E402
-from adamas.torch import adam, adamax, adopt, lamb, nadam, radam, schedule_free, stable  # noqa: E402
+from adamas.torch import adam, adamax, adopt, groups, lamb, nadam, radam, schedule_free, stable  # noqa: E402
 
 NAMES = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax"]
 
@@ -355,7 +355,7 @@ def test_an_optimizer_that_a_hook_holds_ends_with_the_process_in_silence() -> No
 
 def test_examples() -> None:
     others = [(module, 5) for module in (nadam, radam, adamax, adopt, stable, lamb)]
-    for module, examples in ((adam, 8), (schedule_free, 6), *others):
+    for module, examples in ((adam, 8), (schedule_free, 6), (groups, 5), *others):
         failed, tried = doctest.testmod(module)
         assert failed == 0
         assert tried >= examples

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adamas import numpy as adamas_numpy
+from adamas.errors import ArgumentError, UnsupportedError
+from adamas.groups import Group
+
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from parameters import equal, give, problem, values  # noqa: E402
@@ -183,3 +187,45 @@ def test_named_parameters_keep_their_names() -> None:
     with pytest.raises(ValueError, match="with/without names"):
         optimizer.add_param_group({"params": problem((2,))})
     assert len(optimizer.param_groups) == 2
+
+
+def test_groups_by_name() -> None:
+    """Those of adamas.numpy for the same names: the same bits; and a scheduler scales them all."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
+    chosen = [
+        Group("2.*", lr_scale=0.5, weight_decay=0.3),
+        Group(lambda name, shape: name == "1.bias", betas=(0.5, 0.6), eps=1e-3, lr=0.7),
+    ]
+    arrays = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    twin = adamas_numpy.AdamW(arrays, lr=0.1, weight_decay=0.2, groups=chosen, no_decay=True)
+    made = ours.param_groups(model.named_parameters(), chosen, no_decay=True, lr=0.1)
+    optimizer = ours.AdamW(made, lr=0.1, weight_decay=0.2)
+    assert [group["param_names"] for group in optimizer.param_groups] == [
+        ["0.weight"], ["0.bias", "1.weight"], ["2.weight", "2.bias"], ["1.bias"]
+    ]  # fmt: skip
+    params = list(model.parameters())
+    for seed in range(3):
+        give(params, seed)
+        optimizer.step()
+        twin.step({name: p.grad.numpy() for name, p in model.named_parameters()})
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.5
+        for own in twin.groups:
+            own.lr *= 0.5
+    for name, p in model.named_parameters():
+        assert p.detach().numpy().tobytes() == arrays[name].tobytes(), name
+
+
+def test_groups_that_are_refused() -> None:
+    named = [("w", problem((2,))[0])]
+    with pytest.raises(ArgumentError, match="there are no parameters"):
+        ours.param_groups([])
+    with pytest.raises(ArgumentError, match="it matches no tensor"):
+        ours.param_groups(named, [Group("x")])
+    with pytest.raises(ArgumentError, match=r"lr_scale=2.* is a factor of lr"):
+        ours.param_groups(named, [Group("w", lr_scale=2)])
+    with pytest.raises(UnsupportedError, match="no eps_root"):
+        ours.param_groups(named, [Group("w", eps_root=0.1)])
+    with pytest.raises(ArgumentError, match=r"give a list of adamas\.groups\.Group"):
+        ours.param_groups(named, ["w"])  # type: ignore[list-item]

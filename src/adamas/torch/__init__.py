@@ -23,6 +23,7 @@ or codes of int8 with `exp_avg_scales` beside them (docs/formats.md); with weigh
 
     adam       what `Adam` computes and takes; beside it nadam, radam, adamax, schedule_free, adopt, stable, lamb
     optimizer  what they share
+    groups     torch's parameter groups, by names and shapes
     portable   their state, and that of torch's own optimizers, as `adamas.state` saves it
     stepper    one step over the parameters of an optimizer, over torch's own state
     prepared   what stays as it is from one step to the next
@@ -35,6 +36,7 @@ or codes of int8 with `exp_avg_scales` beside them (docs/formats.md); with weigh
 from adamas.torch.adam import Adam, AdamW
 from adamas.torch.adamax import Adamax
 from adamas.torch.adopt import ADOPT
+from adamas.torch.groups import param_groups
 from adamas.torch.lamb import LAMB
 from adamas.torch.nadam import NAdam
 from adamas.torch.portable import from_torch, to_torch
@@ -55,5 +57,6 @@ __all__ = [
     "StableAdamW",
     "Stepper",
     "from_torch",
+    "param_groups",
     "to_torch",
 ]
