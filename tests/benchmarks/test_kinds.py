@@ -19,8 +19,7 @@ pytest.importorskip("optax")
 from adamas.bench import KINDS, Report, bench
 from adamas.bench.case import CLOCK
 from adamas.bench.cases.features import ARRAYS, FEATURES
-from adamas.bench.cases.scaling import OPTAX
-from adamas.bench.cases.step import FUSED
+from adamas.bench.cases.step import FUSED, JAX, OPTAX
 from adamas.bench.formats import FORMATS, MOMENTS, OURS, WEIGHTS, rows
 
 TRAININGS = [
@@ -55,6 +54,7 @@ TABLES = [
     "torch SparseAdam",
 ]
 PEAKS = [name for name in STEPS if name not in ("limit", "adamas.torch")]
+JAX_STEPS = [*rows(JAX, MOMENTS), "adamas.jax update"]
 ADAPTERS = ("adamas.torch", "adamas.keras")
 HELD = [f"{name}, a value held" for name in STEPS if name.startswith(("adamas.keras", "Keras", "Resource"))]
 STATES = ["adamas.numpy", "adamas.keras", "Keras Adam", "torch Adam", "optax adam"]
@@ -64,7 +64,9 @@ ELSEWHERE = {"bitsandbytes": "bitsandbytes AdamW8bit", "torchao": "torchao AdamW
 # Rows by kind and case. One case of those that differ in their sizes only.
 ROWS: dict[str, dict[str, list[str]]] = {
     "step": {
-        "large": list(dict.fromkeys([*STEPS, *FORMATS, *rows("adamas.torch", MOMENTS), *rows(GRAPH, MOMENTS)])),
+        "large": list(
+            dict.fromkeys([*STEPS, *FORMATS, *rows("adamas.torch", MOMENTS), *rows(GRAPH, MOMENTS), *JAX_STEPS])
+        ),
     },
     "scaling": {
         "tensors-1000": [

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from adamas.bench.case import Case
-from adamas.bench.cases.step import FUSED, count
+from adamas.bench.cases.step import FUSED, OPTAX, count
 from adamas.bench.formats import MOMENTS, OURS
 from adamas.bench.formats import rows as formats_of
 
 FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax")
 ROWS_OF = "step"
-OPTAX = "optax adam, jit, donated"
 TENSORS = (10, 100, 1_000, 10_000)  # of 1000 parameters each
 PARAMETERS = tuple(2**n for n in range(10, 31, 2))  # in one tensor
 ONE_BY_ONE = 2**27  # from this size on, a row at a time is in memory

@@ -10,7 +10,9 @@ from adamas.bench.limit import threads
 
 FRAMEWORKS = ("numpy", "tensorflow", "torch", "jax", "bitsandbytes", "torchao", "deepspeed")
 FUSED = "torch Adam fused"
-OTHERS = 15  # rows of peers, of which each has p, g, m, v
+OPTAX = "optax adam, jit, donated"
+JAX = "adamas.jax step"
+OTHERS = 20  # rows of peers, of which each has p, g, m, v
 # What a step of 32 M and of 128 M parameters must reach.
 LARGE = (
     Target("adamas.numpy, share of the limit", Ratio("limit", OURS), 0.95),
@@ -37,6 +39,7 @@ def cases(scale: float) -> list[Case]:
                 ),
                 Target("adamas.tensorflow eager, share of the limit", Ratio("limit", "adamas.keras eager"), 0.9),
                 Target("adamas.tensorflow graph, share of the limit", Ratio("limit", "adamas.keras graph"), 0.9),
+                Target("adamas.jax step, share of the limit", Ratio("limit", JAX), 0.9),
             ),
         ),
         step(
@@ -57,6 +60,7 @@ def cases(scale: float) -> list[Case]:
                 Target("Keras graph / adamas graph", Ratio("Keras Adam graph", "adamas.keras graph"), 3),
                 Target("ResourceApplyAdam / adamas, eager", Ratio("ResourceApplyAdam eager", "adamas.keras eager"), 1),
                 Target("ResourceApplyAdam / adamas, graph", Ratio("ResourceApplyAdam graph", "adamas.keras graph"), 1),
+                Target("optax / adamas.jax step, packed", Ratio(OPTAX, f"{JAX}, packed"), 1.7),
             ),
         ),
         step("resnet50", "ResNet-50's shapes (161 tensors, 25.6 M)", resnet50(scale)),
