@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from fences import ROOT
 
-EXAMPLES = {"numpy_logistic.py": 0.93, "tensorflow_loop.py": 0.93, "keras_fit.py": 0.93}  # test accuracy, at least
+EXAMPLES = {  # test accuracy, at least
+    "numpy_logistic.py": 0.93,
+    "tensorflow_loop.py": 0.93,
+    "keras_fit.py": 0.93,
+    "jax_flax.py": 0.93,
+    "jax_equinox.py": 0.93,
+}
 
 
 def test_every_example_is_listed():

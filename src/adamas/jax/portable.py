@@ -93,9 +93,9 @@ def load(settings: Settings, given: portable.State, params: Any) -> State:
         adopted = "" if drawn == list(own.names) else "\n".join(drawn)
         if adopted.count("\n") > max(len(drawn) - 1, 0):
             raise StateError("a rounding name of the state has a line end, which this state cannot hold")
-        text = np.frombuffer(adopted.encode(), np.uint8)
+        text = jnp.asarray(np.frombuffer(adopted.encode(), np.uint8)) if adopted else None
         keys = jnp.asarray(words([name_key(name) for name in drawn]))
-        rounding = Rounding(jnp.asarray(words([seed])[0]), keys, jnp.asarray(text))
+        rounding = Rounding(jnp.asarray(words([seed])[0]), keys, text)
     if settings.rule.carries:
         carry = jnp.asarray(halves(next(iter(carries), [number.initial for number in settings.rule.carries])))
     if settings.rule.schedule_free:
@@ -121,8 +121,9 @@ def _placed(array: np.ndarray, p: Any) -> Any:
 
 
 def _names(own: Leaves, rounding: Rounding) -> dict[str, str]:
-    text = bytes(np.asarray(rounding.adopted)).decode()
-    return dict(zip(own.names, text.split("\n") if text else own.names, strict=True))
+    adopted = rounding.adopted
+    names = own.names if adopted is None else bytes(np.asarray(adopted)).decode().split("\n")
+    return dict(zip(own.names, names, strict=True))
 
 
 def _word(halves_of_one: Any) -> Any:

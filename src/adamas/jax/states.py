@@ -34,12 +34,12 @@ class Rounding(NamedTuple):
 
     seed     uint32 [2]: the halves of the seed, the lower one first
     keys     uint32 [leaves, 2]: the halves of each leaf's `adamas.formats.name_key`
-    adopted  uint8: the names that the keys are of, one a line, where a state was loaded that has others than the leaves
+    adopted  None; where a state was loaded that has other names than the leaves, uint8: those names, one a line
     """
 
     seed: Any
     keys: Any
-    adopted: Any
+    adopted: Any = None
 
 
 class State(NamedTuple):
@@ -193,7 +193,7 @@ def initial(settings: Settings, params: Any) -> State:
     rounding = carry = b1 = None
     if not all(leaf.plain for leaf in own.leaves):
         keys = jnp.asarray(words([name_key(name) for name in own.names]))
-        rounding = Rounding(settings.seed_bits(), keys, jnp.zeros(0, jnp.uint8))
+        rounding = Rounding(settings.seed_bits(), keys)
     if rule.carries:
         carry = jnp.asarray(halves([number.initial for number in rule.carries]))
     if rule.schedule_free:
