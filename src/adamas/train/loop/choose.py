@@ -21,7 +21,7 @@ Samples per second of processor time, the machine being busy with other work, wh
     digits MLP, width 2048, batch 32      1,800                 1,140
     27 M MLP, batch 8                        97        98          61
     digits MLP, width 64, batch 32      136,000   133,000     441,000
-    small transformer                       346       385         384
+    small transformer                       346       385         428
     CNN on 32 x 32, 32 and 64 filters     2,490     1,000
 
 `xla` is nowhere the fastest by more than the noise, so that it is used only where it is asked for.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -24,6 +25,7 @@ import tensorflow as tf
 
 from adamas.errors import UnsupportedError
 from adamas.train.loop.batches import Layout
+from adamas.train.loop.forms import forms_for_xla
 from adamas.train.loop.xla_step import refused, xla_step
 
 Role = Literal["train", "test"]
@@ -157,7 +159,11 @@ def one_step(model: Any, kind: str, role: Role, batch: Any) -> None:
             batch = keras.tree.map_structure(_of_unknown_rows, batch)
         return (model.train_step if role == "train" else model.test_step)(batch)
 
-    logs = xla_step(model, step, batch) if kind == "xla" else step(batch)
+    if kind == "xla":
+        logs = xla_step(model, step, batch)
+    else:
+        with forms_for_xla(model) if kind == "xla-loop" else nullcontext():
+            logs = step(batch)
     expected = model.get_metrics_result()
     if not isinstance(logs, dict) or set(logs) != set(expected):
         raise UnsupportedError(
