@@ -4,6 +4,7 @@
     cpu         libadamas, C++: all tensors in one call, at the speed of memory
     xla         `adamas.rule.update` as an array expression for XLA (TensorFlow, JAX)
     tensorflow  the TensorFlow op: a shim over libadamas, built on first use
+    jax         the handler of XLA's typed FFI: a shim over libadamas, built on first use; and the array expression
 
 `reference` and `cpu` share the interface `Plan` (see `reference.py`); `choose()` picks between them and says why.
 """
