@@ -20,6 +20,8 @@ Nothing has been changed when one of them is raised, but for FaultError.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 
@@ -77,3 +79,18 @@ class FaultError(KernelError):
 
 class MissingExtraError(AdamasError, ImportError):
     """An optional package is not installed; the message names the extra."""
+
+
+@contextmanager
+def extra(adapter: str, name: str, *packages: str) -> Iterator[None]:
+    """In it an adapter imports what it stands on; what is installed and broken raises what it raises.
+
+    Raises:
+        MissingExtraError: one of the packages is not installed; names the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in packages:
+            raise
+        raise MissingExtraError(f"{adapter} needs {error.name}: pip install 'adamas[{name}]' ({error})") from error

@@ -12,18 +12,14 @@
 
 from __future__ import annotations
 
-from adamas.errors import MissingExtraError
+from adamas.errors import extra
 
-try:
+with extra("adamas.jax", "jax", "jax", "jaxlib", "optax"):
     from adamas.jax.family import adam, adamax, adamaxw, adamw, amsgrad, nadam, nadamw, radam
     from adamas.jax.optax_state import from_optax, to_optax
     from adamas.jax.optimizer import Optimizer
     from adamas.jax.schedule_free import schedule_free_adamw, schedule_free_eval_params
     from adamas.jax.states import Int8, Packed, State
-except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] not in ("jax", "jaxlib", "optax"):
-        raise
-    raise MissingExtraError(f"adamas.jax needs JAX and optax ({error}); pip install 'adamas[jax]'") from error
 
 __all__ = [
     "Int8",

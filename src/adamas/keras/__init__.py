@@ -7,9 +7,12 @@ files.py     `.keras` files, ours and Keras' own
 peers.py     states of Keras' own optimizers
 """
 
-from adamas.keras.classes import ADOPT, Adam, Adamax, AdamW, Lamb, Nadam, RAdam, ScheduleFreeAdamW
-from adamas.keras.files import load_model, save_model
-from adamas.keras.peers import from_keras, to_keras
+from adamas.errors import extra
+
+with extra("adamas.keras", "tensorflow", "keras", "tensorflow"):
+    from adamas.keras.classes import ADOPT, Adam, Adamax, AdamW, Lamb, Nadam, RAdam, ScheduleFreeAdamW
+    from adamas.keras.files import load_model, save_model
+    from adamas.keras.peers import from_keras, to_keras
 
 __all__ = [
     "ADOPT",

@@ -18,12 +18,15 @@ files.py        how its state is saved and loaded
 checkpoints.py  what a TensorFlow checkpoint holds, looked at before it is restored
 """
 
-from adamas.tensorflow.adam import Adam, AdamW
-from adamas.tensorflow.adamax import Adamax
-from adamas.tensorflow.adopt import ADOPT
-from adamas.tensorflow.lamb import Lamb
-from adamas.tensorflow.nadam import Nadam
-from adamas.tensorflow.radam import RAdam
-from adamas.tensorflow.schedule_free import ScheduleFreeAdamW
+from adamas.errors import extra
+
+with extra("adamas.tensorflow", "tensorflow", "tensorflow", "keras"):
+    from adamas.tensorflow.adam import Adam, AdamW
+    from adamas.tensorflow.adamax import Adamax
+    from adamas.tensorflow.adopt import ADOPT
+    from adamas.tensorflow.lamb import Lamb
+    from adamas.tensorflow.nadam import Nadam
+    from adamas.tensorflow.radam import RAdam
+    from adamas.tensorflow.schedule_free import ScheduleFreeAdamW
 
 __all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RAdam", "ScheduleFreeAdamW"]

@@ -33,17 +33,20 @@ or codes of int8 with `exp_avg_scales` beside them (docs/formats.md); with weigh
     checks     settings, parameters and states that can be served, and why not
 """
 
-from adamas.torch.adam import Adam, AdamW
-from adamas.torch.adamax import Adamax
-from adamas.torch.adopt import ADOPT
-from adamas.torch.groups import param_groups
-from adamas.torch.lamb import LAMB
-from adamas.torch.nadam import NAdam
-from adamas.torch.portable import from_torch, to_torch
-from adamas.torch.radam import RAdam
-from adamas.torch.schedule_free import ScheduleFreeAdamW
-from adamas.torch.stable import StableAdamW
-from adamas.torch.stepper import Stepper
+from adamas.errors import extra
+
+with extra("adamas.torch", "torch", "torch"):
+    from adamas.torch.adam import Adam, AdamW
+    from adamas.torch.adamax import Adamax
+    from adamas.torch.adopt import ADOPT
+    from adamas.torch.groups import param_groups
+    from adamas.torch.lamb import LAMB
+    from adamas.torch.nadam import NAdam
+    from adamas.torch.portable import from_torch, to_torch
+    from adamas.torch.radam import RAdam
+    from adamas.torch.schedule_free import ScheduleFreeAdamW
+    from adamas.torch.stable import StableAdamW
+    from adamas.torch.stepper import Stepper
 
 __all__ = [
     "ADOPT",
