@@ -144,7 +144,7 @@ def test_lazy_rows_have_groups_too() -> None:
             groups=[Group("b", lr_scale=0.5, betas=(0.5, 0.6))],
             kernel=kernel,
         )  # type: ignore[arg-type]
-        for rows in ([1, 2], [2, 3], [3], [1, 2, 3]):
+        for rows in ([1, 2], [1, 2, 3], [2, 3], [3]):
             slices = tf.IndexedSlices(tf.fill([len(rows), 3], float(len(rows))), rows, [9, 3])
             optimizer.apply([slices, slices], tables)
         optimizer.apply([tf.ones([9, 3])] * 2, tables)  # a dense gradient: all rows are decayed to the present before
