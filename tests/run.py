@@ -19,7 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("tensorflow", "train", "cli", "benchmarks", "docs", "torch", "packaging", "core", "jax")  # longest first
+FOLDERS = (
+    "tensorflow",
+    "train",
+    "cli",
+    "benchmarks",
+    "docs",
+    "torch",
+    "packaging",
+    "core",
+    "keras_torch",
+    "keras_jax",
+    "jax",
+)  # longest first
 AT_ONCE = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 TIMEOUT = 1800.0  # seconds for one folder: a hang must not take the whole run with it
 

@@ -1,15 +1,21 @@
 """The optimizers, for the backend that Keras runs on."""
 
+from typing import TYPE_CHECKING
+
 import keras
 
 from adamas.errors import UnsupportedError
 
-if keras.backend.backend() != "tensorflow":
+if TYPE_CHECKING or keras.backend.backend() == "tensorflow":
+    from adamas.tensorflow import ADOPT, Adam, Adamax, AdamW, Lamb, Nadam, RAdam, ScheduleFreeAdamW
+    from adamas.tensorflow.files import for_keras
+elif keras.backend.backend() in ("jax", "torch"):
+    from adamas.keras.others import ADOPT, Adam, Adamax, AdamW, Lamb, Nadam, RAdam, ScheduleFreeAdamW
+    from adamas.keras.state import for_keras
+else:
     raise UnsupportedError(
-        f"Keras runs on {keras.backend.backend()!r} here and adamas.keras serves TensorFlow; set "
-        "KERAS_BACKEND=tensorflow before Keras is imported"
+        f"Keras runs on {keras.backend.backend()!r} here and adamas.keras serves TensorFlow, JAX and torch; set "
+        "KERAS_BACKEND to tensorflow, jax or torch before Keras is imported"
     )
 
-from adamas.tensorflow import ADOPT, Adam, Adamax, AdamW, Lamb, Nadam, RAdam, ScheduleFreeAdamW
-
-__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RAdam", "ScheduleFreeAdamW"]
+__all__ = ["ADOPT", "Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RAdam", "ScheduleFreeAdamW", "for_keras"]

@@ -18,8 +18,7 @@ from typing import Any
 import keras
 
 from adamas.errors import ArgumentError, StateError, UnsupportedError
-from adamas.keras.classes import Adam, Adamax, AdamW, Lamb, Nadam
-from adamas.tensorflow.files import for_keras
+from adamas.keras.classes import Adam, Adamax, AdamW, Lamb, Nadam, for_keras
 
 _CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Lamb": Lamb, "Nadam": Nadam}
 # What Keras has not, and can go on without: the state is written as without them, and the rest changes no number of a
@@ -125,7 +124,8 @@ def _keras_path(path: str | os.PathLike[str]) -> Path:
 
 def _to_ours(entry: dict[str, Any]) -> bool:
     cls = _CLASSES.get(entry["class_name"])
-    if entry["module"] != "keras.optimizers" or cls is None:
+    # On torch Keras has subclasses of its own, and writes their names.
+    if cls is None or not str(entry["module"]).startswith(("keras.optimizers", "keras.src.backend.torch.optimizers")):
         return False
     entry.update(module=cls.__module__, registered_name=keras.saving.get_registered_name(cls))
     return True

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 
 from adamas.errors import StateError, UnsupportedError
+from adamas.keras_names import check_applied, distinct_names
 from adamas.rule import PRESETS, Hyper, Rule
 from adamas.state import State
 from adamas.storage import check_optional
-from adamas.tensorflow.portable import check_applied, distinct_names
 
 _ADAM = {"m": "_momentums", "v": "_velocities", "vmax": "_velocity_hats"}
 _SLOTS = {"Adam": _ADAM, "AdamW": _ADAM, "Nadam": _ADAM, "Lamb": _ADAM, "Adamax": {"m": "_m", "v": "_u"}}
@@ -114,7 +114,8 @@ def to_keras(state: State, optimizer: Any) -> None:
 def _rule(optimizer: Any) -> Rule:
     """The switches of one of Keras' own optimizers."""
     name = type(optimizer).__name__
-    if name not in _SLOTS or type(optimizer) is not getattr(keras.optimizers, name):
+    # On torch Keras makes objects of a subclass of its own.
+    if name not in _SLOTS or not type(optimizer).__module__.startswith("keras.src."):
         raise UnsupportedError(
             f"a {type(optimizer).__module__}.{name}: give one of keras.optimizers' {', '.join(_SLOTS)} itself. "
             "Adamas' own optimizers have portable_state() and load_portable_state()"

@@ -19,6 +19,7 @@ import tensorflow as tf
 from adamas.errors import ArgumentError, FaultError, NonFiniteError, StateError, UnsupportedError
 from adamas.formats import Weights
 from adamas.groups import Group, Match
+from adamas.keras_names import distinct_names
 from adamas.kernels.reference import TWO_RESULTS
 from adamas.kernels.tensorflow.checks import conform, refuse_strategy
 from adamas.kernels.tensorflow.engines import Batch, Numbers, in_xla, when
@@ -34,7 +35,6 @@ from adamas.tensorflow.attributes import Adjustable
 from adamas.tensorflow.files import Saved
 from adamas.tensorflow.groups import Groups, Members, from_config
 from adamas.tensorflow.moments import Moment
-from adamas.tensorflow.portable import distinct_names
 
 Sparse = Literal["dense", "lazy"]
 Like = Literal["keras", "torch"]

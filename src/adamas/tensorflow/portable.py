@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from adamas.errors import StateError
 from adamas.formats import Blocks, arrays
+from adamas.keras_names import check_applied, distinct_names, rounding_names
 from adamas.kernels.tensorflow.slots import wide
 from adamas.kernels.tensorflow.stepper import Stepper
 from adamas.rule import Hyper
@@ -160,40 +161,9 @@ class Portable(keras.optimizers.Optimizer):
         return {"average": average.astype(wide(self._averages()[i].dtype))}
 
     def _rounding_names(self) -> list[str]:
-        """The parameters' names as they key random numbers: without what all of them begin with.
-
-        Keras puts a Sequential model's own name there, and leaves it out of the same model read from a file.
-        """
-        parts = [name.split("/") for name in self._names()]
-        common = 0
-        while parts and all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
-            common += 1
-        return ["/".join(part[common:]) for part in parts]
+        """The parameters' names as they key random numbers."""
+        return rounding_names(self._names())
 
     def _names(self) -> list[str]:
         """The parameters' names, made distinct in their order."""
         return distinct_names([v for v in self._trainable_variables if self._var_key(v) in self._index])
-
-
-def check_applied(optimizer: Any) -> None:
-    """Nothing if no gradients wait in an optimizer of Keras.
-
-    Raises:
-        StateError: it accumulates gradients, and some have not been applied.
-    """
-    steps = optimizer.gradient_accumulation_steps
-    if steps and int(optimizer._iterations) % steps:
-        raise StateError(
-            f"the optimizer has gradients of {int(optimizer._iterations) % steps} of {steps} steps, which no other "
-            "takes over; save after a step that was applied"
-        )
-
-
-def distinct_names(variables: Sequence[Any], before: Sequence[str] = ()) -> list[str]:
-    """The names of variables, made distinct in their order and from those of the variables `before` them."""
-    names = list(before)
-    for variable in variables:
-        name = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
-        taken = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
-        names.append(f"{name}#{taken}" if taken else name)
-    return names[len(before) :]
