@@ -9,7 +9,7 @@ grads = tape.gradient(loss_value, model.trainable_variables)
 optimizer.apply_gradients(zip(grads, model.trainable_variables))
 
 adam.py         Adam and AdamW
-nadam.py ...    Nadam, Adamax, RAdam, ADOPT and Lamb, one module each; standard.py: their arguments
+nadam.py ...    Nadam, Adamax, RAdam, ADOPT and Lamb, one module each; arguments: adamas/keras_arguments.py
 schedule_free.py  ScheduleFreeAdamW
 optimizer.py    how a step is taken
 attributes.py   what happens when an attribute is set

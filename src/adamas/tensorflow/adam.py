@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Unpack
-
 import keras
 
-from adamas.errors import ArgumentError
-from adamas.rule import Rule
-from adamas.tensorflow.optimizer import Like, Optimizer, Ours
+from adamas import keras_arguments
+from adamas.tensorflow.optimizer import Optimizer
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Adam(Optimizer):
+class Adam(keras_arguments.Adam, Optimizer):
     """Adam with the arguments, defaults and formula of `keras.optimizers.Adam`, stepped by one native call.
 
     For t = 1, 2, ... (`iterations` + 1) and each variable p with gradient g:
@@ -127,56 +124,9 @@ class Adam(Optimizer):
         [0.8, 1.8]
     """
 
-    _likes: ClassVar[tuple[Like, ...]] = ("keras", "torch")
-
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        amsgrad: bool = False,
-        weight_decay: float | None = None,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        use_ema: bool = False,
-        ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None,
-        loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None,
-        name: str | None = None,
-        **ours: Unpack[Ours],
-    ) -> None:
-        super().__init__(
-            learning_rate=learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
-            ours=ours,
-        )
-        self.amsgrad = bool(amsgrad)
-
-    def _rule(self) -> Rule:
-        return Rule(eps_mode="keras" if self._like == "keras" else "paper", amsgrad="raw" if self.amsgrad else "off")
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments; `from_config` makes an equal optimizer without its state."""
-        return {**super().get_config(), "amsgrad": self.amsgrad}
-
 
 @keras.saving.register_keras_serializable("adamas")
-class AdamW(Adam):
+class AdamW(keras_arguments.AdamW, Adam):
     """`Adam` with decoupled weight decay on by default, as `keras.optimizers.AdamW` (Loshchilov & Hutter, 2019).
 
     Args:
@@ -189,43 +139,3 @@ class AdamW(Adam):
         >>> optimizer = AdamW(learning_rate=1e-3, weight_decay=0.01)
         >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
     """
-
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        weight_decay: float = 0.004,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        amsgrad: bool = False,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        use_ema: bool = False,
-        ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None,
-        loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None,
-        name: str | None = None,
-        **ours: Unpack[Ours],
-    ) -> None:
-        if weight_decay is None:
-            raise ArgumentError("weight_decay=None: give a float, or use Adam, which has no decay by default")
-        super().__init__(
-            learning_rate,
-            beta_1,
-            beta_2,
-            epsilon,
-            amsgrad,
-            weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
-            **ours,
-        )

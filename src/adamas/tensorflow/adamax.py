@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import keras
 
-from adamas.tensorflow.standard import Standard
+from adamas import keras_arguments
+from adamas.tensorflow.optimizer import Optimizer
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Adamax(Standard):
+class Adamax(keras_arguments.Adamax, Optimizer):
     """Adamax with the arguments, defaults and formula of `keras.optimizers.Adamax`, stepped by one native call.
 
     Adam that divides by the largest recent gradient (Kingma & Ba, 2015, section 7). For t = 1, 2, ... (`iterations` +
@@ -45,7 +44,4 @@ class Adamax(Standard):
         True
     """
 
-    _preset = "keras.Adamax"
-    _slot_names: ClassVar = {"m": "momentum", "v": "norm"}
     _lists = ("_m", "_u")
-    _likes = ("keras", "torch")

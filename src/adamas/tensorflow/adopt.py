@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
-
 import keras
 
-from adamas.tensorflow.standard import Others, Standard
+from adamas import keras_arguments
+from adamas.tensorflow.optimizer import Optimizer
 
 
 @keras.saving.register_keras_serializable("adamas")
-class ADOPT(Standard):
+class ADOPT(keras_arguments.ADOPT, Optimizer):
     """ADOPT (Taniguchi et al., 2024, arXiv:2411.02853), which Keras has not; stepped by one native call.
 
     Adam divides by a v that holds the gradient it divides, which is why it may fail to converge for a beta_2 that does
@@ -50,16 +49,4 @@ class ADOPT(Standard):
         True
     """
 
-    _preset = "adopt.ADOPT"
     _lists = ("_adopt_m", "_adopt_v")
-
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.9999,
-        epsilon: float = 1e-6,
-        weight_decay: float | None = None,
-        **others: Unpack[Others],
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay, **others)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import keras
 
-from adamas.tensorflow.standard import Standard
+from adamas import keras_arguments
+from adamas.tensorflow.optimizer import Optimizer
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Lamb(Standard):
+class Lamb(keras_arguments.Lamb, Optimizer):
     """LAMB with the arguments, defaults and formula of `keras.optimizers.Lamb`, stepped by one native call.
 
     Adam for very large batches: each variable moves in proportion to its own size (You et al., 2020). For t = 1, 2, ...
@@ -43,5 +44,3 @@ class Lamb(Standard):
         >>> bool(tf.reduce_max(abs(x)) < 0.1)
         True
     """
-
-    _preset = "keras.Lamb"

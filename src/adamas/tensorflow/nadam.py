@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import keras
 
-from adamas.tensorflow.standard import Standard
+from adamas import keras_arguments
+from adamas.tensorflow.optimizer import Optimizer
 
 
 @keras.saving.register_keras_serializable("adamas")
-class Nadam(Standard):
+class Nadam(keras_arguments.Nadam, Optimizer):
     """Nadam with the arguments, defaults and formula of `keras.optimizers.Nadam`, stepped by one native call.
 
     Adam that looks one step ahead (Dozat, 2016). For t = 1, 2, ... (`iterations` + 1), mu_t = beta_1 (1 - 0.96^t / 2),
@@ -42,5 +43,3 @@ class Nadam(Standard):
         >>> bool(tf.reduce_max(abs(x)) < 0.1)
         True
     """
-
-    _preset = "keras.Nadam"

@@ -11,14 +11,14 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
 from adamas.errors import ArgumentError, FaultError, NonFiniteError, StateError, UnsupportedError
-from adamas.formats import Weights
-from adamas.groups import Group, Match
+from adamas.groups import Group
+from adamas.keras_arguments import Like, Ours
 from adamas.keras_names import distinct_names
 from adamas.kernels.reference import TWO_RESULTS
 from adamas.kernels.tensorflow.checks import conform, refuse_strategy
@@ -27,33 +27,14 @@ from adamas.kernels.tensorflow.settings import Settings, Shared
 from adamas.kernels.tensorflow.slots import StoragePolicy
 from adamas.kernels.tensorflow.stepper import Kernel, Stepper
 from adamas.kernels.tensorflow.telemetry import complaint
-from adamas.parts import Nonfinite, check_settings, when_not_finite
+from adamas.parts import check_settings, when_not_finite
 from adamas.rule import Hyper, Rule
-from adamas.storage import Description, Moments
+from adamas.storage import Description
 from adamas.telemetry import Statistics, of_step
 from adamas.tensorflow.attributes import Adjustable
 from adamas.tensorflow.files import Saved
 from adamas.tensorflow.groups import Groups, Members, from_config
 from adamas.tensorflow.moments import Moment
-
-Sparse = Literal["dense", "lazy"]
-Like = Literal["keras", "torch"]
-
-
-class Ours(TypedDict, total=False):
-    """The arguments that Keras' optimizers do not have; `Adam` describes them."""
-
-    kernel: Kernel
-    sparse: Sparse
-    moments: Moments
-    weights: Weights
-    seed: int
-    like: Like
-    groups: Sequence[Group]
-    no_decay: bool | Match
-    nonfinite: Nonfinite | None
-    stats: bool
-    verify: int
 
 
 class Optimizer(Adjustable, Saved):

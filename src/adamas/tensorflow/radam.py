@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
-
 import keras
 
-from adamas.tensorflow.standard import Others, Standard
+from adamas import keras_arguments
+from adamas.tensorflow.optimizer import Optimizer
 
 
 @keras.saving.register_keras_serializable("adamas")
-class RAdam(Standard):
+class RAdam(keras_arguments.RAdam, Optimizer):
     """RAdam (Liu et al., 2020), which Keras has not: Adam that needs no warmup. One native call steps all variables.
 
     In the first steps v is the mean of few gradients, and its root varies so much that they are taken without it. For
@@ -47,16 +46,4 @@ class RAdam(Standard):
         True
     """
 
-    _preset = "torch.RAdam"
     _lists = ("_radam_m", "_radam_v")
-
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        weight_decay: float | None = None,
-        **others: Unpack[Others],
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay, **others)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any
 
 import keras
 import numpy as np
 
-from adamas.errors import ArgumentError, StateError, UnsupportedError
-from adamas.rule import Rule, evaluation_weights, training_weights
-from adamas.state import State
-from adamas.tensorflow.optimizer import Optimizer, Ours
+from adamas import keras_arguments
+from adamas.errors import UnsupportedError
+from adamas.tensorflow.optimizer import Optimizer
 
 
 @keras.saving.register_keras_serializable("adamas")
-class ScheduleFreeAdamW(Optimizer):
+class ScheduleFreeAdamW(keras_arguments.ScheduleFreeAdamW, Optimizer):
     """Schedule-free AdamW (Defazio et al., "The Road Less Scheduled", 2024), stepped by one native call.
 
     It needs no learning rate that falls: where others let it fall, it averages. Gradients are taken at y, z takes the
@@ -64,118 +63,15 @@ class ScheduleFreeAdamW(Optimizer):
         True
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.0025,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        weight_decay: float | None = None,
-        warmup_steps: int = 0,
-        r: int = 0,
-        weight_lr_power: int = 2,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None,
-        name: str | None = None,
-        **ours: Unpack[Ours],
-    ) -> None:
-        constants = {"warmup_steps": warmup_steps, "r": r, "weight_lr_power": weight_lr_power}
-        super().__init__(
-            learning_rate=learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            constants=constants,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=False,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
-            ours=ours,
-        )
-        if beta_1 == 0.0:
-            raise ArgumentError(
-                "beta_1=0: the weights would hold nothing of the mean that they are evaluated with; give a number "
-                "above 0 (0.9)"
-            )
-        self._own = tuple(constants.items())
-        self._evaluating = False
-
-    def _rule(self) -> Rule:
-        return Rule(schedule_free=True)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments; `from_config` makes an equal optimizer without its state."""
-        config = super().get_config()
-        for name in ("use_ema", "ema_momentum", "ema_overwrite_frequency"):
-            del config[name]
-        return {**config, **dict(self._own)}
-
-    @property
-    def evaluating(self) -> bool:
-        """Whether the variables hold x, the weights for evaluation."""
-        return self._evaluating
-
-    def eval(self) -> None:
-        """Switch the variables to x, for evaluation, in place; nothing where they hold it already.
-
-        In float64 and rounded once, to the variable's dtype, as the way back is.
-
-        Raises:
-            StateError: the optimizer is not built yet.
-            UnsupportedError: a variable of 16 bits, which would lose too much. Nothing has been changed.
-        """
-        self._switch(True)
-
-    def train(self) -> None:
-        """Switch the variables back to y, for the next step, in place; nothing where they hold it already."""
-        self._switch(False)
-
     def evaluation_weights(self) -> list[np.ndarray]:
         """x of every variable, as float32 or float64 arrays, in the order of the variables. Nothing is changed."""
         stepper = self._ready()
         return [self._converted(i, True) for i in range(len(stepper.variables))]
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        self._check_training("take a step")
-        super().apply(grads, trainable_variables)
-
-    apply.__doc__ = (Optimizer.apply.__doc__ or "").replace(
-        "        ArrayError:", "        StateError: the variables hold the weights for evaluation.\n        ArrayError:"
-    )
-
-    def save_own_variables(self, store: Any) -> None:
-        """As in `Adam`; refused while the variables hold the weights for evaluation: state and weights must match.
-
-        Raises:
-            StateError: they do. Call `train()` first, or save the weights without an optimizer.
-        """
-        self._check_training("save its state, which belongs to the weights in training,")
-        super().save_own_variables(store)
-
-    def portable_state(self) -> State:
-        """As in `Adam`; refused while the variables hold the weights for evaluation.
-
-        Raises:
-            StateError: they do, or the optimizer is not built yet.
-        """
-        self._check_training("give its state, which belongs to the weights in training,")
-        return super().portable_state()
-
     def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
         if save_type == "checkpoint":
             self._check_training("write or restore a checkpoint")
         return super()._trackable_children(save_type, **options)
-
-    def _check_training(self, what: str) -> None:
-        if self._evaluating:
-            raise StateError(f"the variables hold the weights for evaluation; to {what} call train() first")
 
     def _switch(self, to_x: bool) -> None:
         stepper = self._ready()
@@ -198,5 +94,4 @@ class ScheduleFreeAdamW(Optimizer):
         if self._evaluating == to_x:
             return weight
         z = np.array(slots.read(1, i).numpy())
-        convert = evaluation_weights if to_x else training_weights
-        return convert(weight, z, self.beta_1)
+        return self._convert(weight, z, to_x)
