@@ -75,7 +75,10 @@ def _keras(record: Record) -> None:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        record.leave("keras.optimizers", f"Keras runs on {keras.backend.backend()!r}, and adamas.keras on TensorFlow")
+        backend = keras.backend.backend()
+        record.leave(
+            "keras.optimizers", f"Keras runs on {backend!r}; here they are replaced where it runs on TensorFlow"
+        )
         return
     with record.stopped():
         from adamas.explain.replace import keras as replace
