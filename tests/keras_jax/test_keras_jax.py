@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from support.keras_backends import *  # noqa: F403
 from support.keras_backends import data, model, problem, same, tensor
 
 import adamas.keras
+from adamas.errors import StateError
 from adamas.keras.kept import array
 
 
@@ -47,3 +49,19 @@ def test_the_array_expression_is_within_roundings_of_the_native_step(settings: d
         # In int8 a rounding may move a moment to the next code, 1/127 of the largest in its block.
         np.testing.assert_allclose(native, xla, rtol=1e-5, atol=1e-6 if not settings else 0.01)
     assert any(not same(a, b) for a, b in zip(*results, strict=True)) or not settings
+
+
+def test_other_random_numbers_are_refused_where_a_compiled_function_holds_its_own() -> None:
+    for moments, refused in (("int8", True), ("float32", False)):
+        built = model(adamas.keras.Adam(0.01, moments=moments, seed=1))
+        built.fit(*data(), batch_size=32, verbose=0)
+        optimizer = built.optimizer
+        own = optimizer.portable_state()
+        optimizer.load_portable_state(own)  # draws by the same
+        other = dataclasses.replace(own, seed=2, steps=dict.fromkeys(own.steps, 7))
+        if refused:
+            with pytest.raises(StateError, match="before the first step in such a function"):
+                optimizer.load_portable_state(other)
+        else:
+            optimizer.load_portable_state(other)
+        assert (optimizer.portable_state().seed, int(array(optimizer.iterations))) == ((1, 3) if refused else (2, 7))

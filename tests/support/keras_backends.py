@@ -229,22 +229,58 @@ def test_a_step_that_is_skipped_changes_nothing(settings: dict[str, Any]) -> Non
     variables = [keras.Variable(p) for p in start]
     optimizer = adamas.keras.Nadam(0.01, **settings)
     optimizer.apply([tensor(g) for g in steps[1]], variables)
-    before = [array(v) for v in (*variables, *optimizer.variables)]
+    kept = [*variables, *(v for v in optimizer.variables if v is not optimizer._skipped)]
+    before = [array(v) for v in kept]
     bad = [g.copy() for g in steps[2]]
     bad[1][3] = np.nan
     optimizer.apply([tensor(g) for g in bad])
-    after = [array(v) for v in (*variables, *optimizer.variables)]
-    assert all(same(a, b) for a, b in zip(before, after, strict=True))
+    assert all(same(a, array(v)) for a, v in zip(before, kept, strict=True))
+    assert (optimizer.skipped, int(array(optimizer.iterations))) == (1, 1)
     optimizer.apply([tensor(g) for g in steps[2]])
-    assert int(array(optimizer.iterations)) == 2
+    assert (optimizer.skipped, int(array(optimizer.iterations))) == (1, 2)
     assert not same(array(variables[1]), before[1])
     with pytest.raises(ArgumentError, match="use_ema"):
         adamas.keras.Adam(nonfinite="skip", use_ema=True).build(variables)
 
 
+def test_fit_counts_the_steps_that_were_skipped() -> None:
+    x, y = data()
+    x[40, 3] = np.inf  # in the second of three batches
+    built = model(adamas.keras.Adam(0.01, nonfinite="skip"))
+    assert built.optimizer.skipped == 0
+    built.fit(x, y, epochs=2, batch_size=32, shuffle=False, verbose=0)
+    assert (built.optimizer.skipped, int(array(built.optimizer.iterations))) == (2, 4)
+    theirs, ours = keras.optimizers.Adam(), dict[str, np.ndarray]()
+    theirs.build(built.trainable_variables)
+    built.optimizer.save_own_variables(ours)
+    assert list(ours) == [str(i) for i in range(len(theirs.variables))], "what Keras' own Adam writes"
+
+
+def test_describe_says_what_is_kept() -> None:
+    shapes = {"large": (1024, 64), "small": (9,)}
+    for moments, weights, each in (("float32", "nearest", 8), ("bfloat16", "nearest", 4), ("int8", "split", 3.125)):
+        dtype = "bfloat16" if weights == "split" else "float32"
+        optimizer = adamas.keras.Adam(moments=moments, weights=weights)
+        with pytest.raises(StateError, match="build"):
+            optimizer.describe()
+        optimizer.build([keras.Variable(np.zeros(s), dtype=dtype, name=name) for name, s in shapes.items()])
+        described = optimizer.describe()
+        large, small = described.tensors
+        assert (large.name, large.shape, large.group, large.why) == ("large", (1024, 64), "all", "")
+        assert set(large.formats.values()) - {"int8"} <= {moments}
+        assert set(small.formats.values()) - {"int8"} == {"float32"}
+        assert large.bytes == each * 1024 * 64
+        entries = [entry for entry in optimizer._ready().kept if entry.i == 0]
+        held = [array(v) for entry in entries for v in (entry.values, entry.scales) if v is not None]
+        assert sum(a.nbytes for a in held) == large.bytes
+        assert ("kept in float32: 1 of them with 9 parameters" in str(described)) == (moments != "float32")
+
+
 def test_numbers_that_are_not_finite_are_computed_with_by_default() -> None:
     variable = keras.Variable(np.ones(3, np.float32))
-    adamas.keras.Adam().apply([tensor(np.array([1, np.nan, 1], np.float32))], [variable])
+    optimizer = adamas.keras.Adam()
+    optimizer.apply([tensor(np.array([1, np.nan, 1], np.float32))], [variable])
+    assert optimizer.skipped == 0
     assert np.isnan(array(variable)).tolist() == [False, True, False]
 
 
@@ -429,6 +465,53 @@ def test_the_portable_checkpoint(tmp_path: Path) -> None:
         assert same(array(a), array(b))
     with pytest.raises(StateError):
         adamas.keras.Adam().load_portable_state(one.portable_state())
+
+
+@pytest.mark.parametrize("stepped", [False, True], ids=["new", "stepped"])
+def test_a_state_goes_on_with_its_own_random_numbers(stepped: bool, tmp_path: Path) -> None:
+    """int8 from NumPy, a step here and back: the bits of NumPy alone."""
+    import adamas.numpy
+
+    start, steps = problem(6)
+    names = [f"layer {i}" for i in range(len(start))]  # not those here
+
+    def of_numpy(params: list[np.ndarray], seed: int) -> tuple[dict[str, np.ndarray], Any]:
+        held = {name: p.copy() for name, p in zip(names, params, strict=True)}
+        return held, adamas.numpy.NAdam(held, lr=0.25, weight_decay=0.125, moments="int8", seed=seed, like="keras")
+
+    def numpy_step(optimizer: Any, grads: list[np.ndarray]) -> None:
+        optimizer.step(dict(zip(names, grads, strict=True)))
+
+    alone, expected = of_numpy(start, 2**63 + 5)
+    for grads in steps[:3]:
+        numpy_step(expected, grads)
+    state.save(tmp_path / "numpy.safetensors", expected)
+    variables = [keras.Variable(p, name=f"v{i}") for i, p in enumerate(alone.values())]
+    here = adamas.keras.Nadam(0.5, weight_decay=0.5, moments="int8", seed=1)
+    if stepped:
+        here.apply([tensor(g) for g in steps[5]], variables)
+        for variable, p in zip(variables, alone.values(), strict=True):
+            variable.assign(p)
+    else:
+        here.build(variables)
+    state.load(tmp_path / "numpy.safetensors", here, names=dict(zip(names, here._names(), strict=True)))
+    assert here.get_config()["seed"] == 2**63 + 5
+    for t in (3, 4):
+        here.apply([tensor(g) for g in steps[t]])
+        numpy_step(expected, steps[t])
+    for variable, p in zip(variables, alone.values(), strict=True):
+        assert same(array(variable), p)
+    state.save(tmp_path / "keras.safetensors", here)
+    params, back = of_numpy([array(v) for v in variables], 9)
+    state.load(tmp_path / "keras.safetensors", back, names=dict(zip(here._names(), names, strict=True)))
+    for optimizer in (back, expected):
+        numpy_step(optimizer, steps[5])
+    one, other = back.portable_state(), expected.portable_state()
+    assert (one.seed, dict(one.rounding_names)) == (other.seed, dict(other.rounding_names))
+    for name in names:
+        assert same(params[name], alone[name])
+        for slot, stored in other.slots[name].items():
+            assert same(one.slots[name][slot], stored)
 
 
 def test_schedule_free_has_two_sets_of_weights() -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from adamas.errors import KernelError, UnsupportedError
+from adamas.errors import KernelError, StateError, UnsupportedError
 from adamas.formats import name_key
 from adamas.keras import optimizer
 from adamas.keras.kept import Memory
@@ -23,6 +23,19 @@ from adamas.kernels.jax.stepper import Call, Operands
 
 class Optimizer(optimizer.Optimizer):
     """An optimizer whose step is XLA's typed FFI into libadamas on CPUs, and the array expression elsewhere."""
+
+    _traced = False
+    """Whether a function that JAX compiled may hold the seed and the names of the variables."""
+
+    def _draw_by(self, seed: int, names: Sequence[str]) -> None:
+        memory = self._ready()
+        if self._traced and memory.rounds and (seed, tuple(names)) != (memory.seed, tuple(memory.names)):
+            raise StateError(
+                "the state rounds with the random numbers of another seed or other names, and a function that JAX "
+                "compiled holds this optimizer's; load the state before the first step in such a function, as in fit. "
+                "Nothing was loaded"
+            )
+        super()._draw_by(seed, names)
 
     @property
     def kernel(self) -> str:
@@ -57,6 +70,7 @@ class Optimizer(optimizer.Optimizer):
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
         memory, own = self._ready(), self._numbers()
+        self._traced = self._traced or isinstance(self._iterations.value, jax.core.Tracer)
         given = {self._index[self._var_key(v)]: g for v, g in zip(trainable_variables, grads, strict=True)}
         ok = expression.finite(list(given.values())) if self._skips else jnp.array(True)
         before = (
@@ -92,7 +106,9 @@ class Optimizer(optimizer.Optimizer):
         for carry, number in zip(memory.carries, after, strict=True):
             carry.assign(number)
         if self._skips:  # Keras adds 1 when this has returned
-            self._iterations.assign(self._iterations.value - jnp.where(ok, 0, 1).astype(self._iterations.dtype))
+            missed = jnp.where(ok, 0, 1)
+            self._iterations.assign(self._iterations.value - missed.astype(self._iterations.dtype))
+            self._skipped.assign(self._skipped.value + missed.astype(self._skipped.dtype))
 
     def _call(self, memory: Memory, members: Sequence[int], taking: Sequence[int]) -> Call:
         leaves = [

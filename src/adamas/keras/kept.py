@@ -82,6 +82,11 @@ class Memory:
     def __post_init__(self) -> None:
         self._of.update({(kept.slot, kept.i): kept for kept in self.kept})
 
+    @property
+    def rounds(self) -> bool:
+        """Whether anything is rounded with random numbers."""
+        return any(how.weights != "nearest" or set(how.formats) != {"float32"} for how in self.hows)
+
     def of(self, i: int) -> list[Kept]:
         """What is kept of variable i, in the order of the slots."""
         last = len(self.rule.slots) + (self.hows[i].weights == "split")

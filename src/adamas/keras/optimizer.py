@@ -13,15 +13,16 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from adamas import formats
+from adamas import formats, storage
 from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.keras import kept
-from adamas.keras.kept import Memory
+from adamas.keras.kept import Memory, array
 from adamas.keras.state import Saved
 from adamas.keras_arguments import Like, Ours
 from adamas.keras_names import distinct_names, rounding_names
 from adamas.parts import check_settings, when_not_finite
 from adamas.rule import Hyper, Rule
+from adamas.storage import Description
 
 _DEFAULTS: Mapping[str, Any] = {"sparse": "dense", "groups": (), "no_decay": False, "stats": False, "verify": 0}
 """What only TensorFlow serves, and how it is off."""
@@ -75,7 +76,7 @@ class Optimizer(Saved):
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self._hyper = functools.partial(Hyper, **(constants or {}))
         self._memory: Memory | None = None
-        self._skips = False  # known when there are variables
+        self._skips, self._skipped = False, None  # known when there are variables
         self._numbers()
 
     def _check(self, ours: Mapping[str, Any]) -> None:
@@ -160,6 +161,8 @@ class Optimizer(Saved):
             rule, tuple(stepped), tuple(hows), rounding_names(distinct_names(stepped)), ours["seed"], entries, carries
         )
         self._index = {self._var_key(variable): i for i, variable in enumerate(stepped)}
+        if self._skips:
+            self._skipped = self.add_variable((), dtype="int32", name="skipped")
 
     def _check_variables(self, variables: Sequence[Any], hows: Sequence[Any]) -> None:
         """Nothing if the kernel serves these variables.
@@ -185,6 +188,26 @@ class Optimizer(Saved):
     def kernel(self) -> str:
         """Which kernel serves, and why."""
         raise NotImplementedError
+
+    def describe(self) -> Description:
+        """How the slots of each variable are stored, how many bytes that takes, and why some stay in float32.
+
+        Raises:
+            StateError: the optimizer is not built yet.
+        """
+        memory = self._ready()
+        named = zip(memory.variables, memory.hows, self._names(), strict=True)
+        return Description(
+            [
+                storage.described(memory.rule, how, name, tuple(v.shape), np.dtype(v.dtype), "all")
+                for v, how, name in named
+            ]
+        )
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because a gradient was not finite; no file holds it."""
+        return 0 if self._skipped is None else int(array(self._skipped))
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """One step: `keras.optimizers.Optimizer.apply`.

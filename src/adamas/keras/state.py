@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -49,6 +50,8 @@ class Saved(keras.optimizers.Optimizer):
         weight_decay: float | None
         _like: Any
         _memory: Memory | None
+        _ours: dict[str, Any]
+        _skipped: Any
         _ready: Any
         _numbers: Any
         _hypers: Any
@@ -67,12 +70,12 @@ class Saved(keras.optimizers.Optimizer):
         if memory is None:
             return list(self._variables)
         own = {id(kept.values): kept for kept in memory.kept}
-        scales = {id(kept.scales) for kept in memory.kept if kept.scales is not None}
+        no_array = {id(self._skipped), *(id(kept.scales) for kept in memory.kept if kept.scales is not None)}
         last = len(memory.rule.slots)
         return [
             own.get(id(variable), variable)
             for variable in self._variables
-            if id(variable) not in scales
+            if id(variable) not in no_array
             and not (_for_keras.get() and id(variable) in own and own[id(variable)].slot == last)
         ]
 
@@ -195,15 +198,18 @@ class Saved(keras.optimizers.Optimizer):
             hypers=hypers,
             groups={name: hypers.index(hyper) for name, hyper in zip(names, each, strict=True)},
             carries=dict.fromkeys(names, tuple(float(self._carried(carry)) for carry in memory.carries)),
+            seed=memory.seed,
+            rounding_names=dict(zip(names, memory.names, strict=True)),
         )
 
     def load_portable_state(self, state: State) -> None:
-        """Take over a `State`, as `adamas.state.load` gives it: moments, `iterations` and numbers (learning rate, ...).
+        """Take over a `State`, as `adamas.state.load` gives it: moments, `iterations`, numbers and seed.
 
         A learning rate that is a schedule or a callable stays as it is.
 
         Raises:
-            StateError: it does not fit these variables or this formula. Nothing has been changed.
+            StateError: it does not fit these variables or this formula; or it rounds with other random numbers, and a
+                function that JAX compiled holds this optimizer's. Nothing has been changed.
         """
         memory, names = self._ready(), self._names()
         state.check_fits(
@@ -227,6 +233,10 @@ class Saved(keras.optimizers.Optimizer):
         for i, name in enumerate(names):
             kept = {"correction": None} if memory.hows[i].weights == "split" else {}
             check_optional(name, kept, state.slots[name])
+        seed = memory.seed if state.seed is None else state.seed
+        drawn_by = [state.rounding_names.get(name, own) for name, own in zip(names, memory.names, strict=True)]
+        self._draw_by(seed, drawn_by)  # refuses, or changes what only the rest of this gives a meaning
+        memory = self._ready()
         slots = [*(slot.name for slot in memory.rule.slots), "correction"]
         for kept in memory.kept:
             given: Mapping[str, Stored] = {
@@ -242,6 +252,15 @@ class Saved(keras.optimizers.Optimizer):
         self.beta_1, self.beta_2, self.epsilon = main.beta1, main.beta2, main.eps
         if main.weight_decay or self.weight_decay is not None:
             self.weight_decay = main.weight_decay
+
+    def _draw_by(self, seed: int, names: Sequence[str]) -> None:
+        """Draw random numbers by another seed and other names from now on, as the optimizer that a state is of.
+
+        Raises:
+            StateError: a compiled function holds the old ones.
+        """
+        self._memory = replace(self._ready(), seed=seed, names=tuple(names))
+        self._ours["seed"] = seed
 
     def _names(self) -> list[str]:
         return distinct_names(self._ready().variables)

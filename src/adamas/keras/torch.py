@@ -58,6 +58,10 @@ class Optimizer(optimizer.Optimizer):
 
     _prepared: Prepared | None = None
 
+    def _draw_by(self, seed: int, names: Sequence[str]) -> None:
+        super()._draw_by(seed, names)
+        self._prepared = None
+
     @property
     def kernel(self) -> str:
         """Which kernel serves on the CPU, and why; on other devices it is the array expression."""
@@ -97,6 +101,7 @@ class Optimizer(optimizer.Optimizer):
                 taken = self._run(memory, given, own, steps, carry)
         if not taken:
             self._iterations.assign_sub(1)  # Keras adds 1 when this has returned
+            self._skipped.assign_add(1)
             return
         for variable, number in zip(memory.carries, scalars.carry_on(memory.rule, own, steps + 1, carry), strict=True):
             variable.assign(number)
