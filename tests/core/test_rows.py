@@ -266,3 +266,9 @@ def test_rules_of_whole_tensors_are_refused(rule: Rule) -> None:
         rows.step(rule, HYPER, 1, p, slots, seen, np.array([1]), np.ones((1, 2)))
     assert (p == 1.0).all()
     assert not seen.any()
+
+
+def test_an_array_that_is_not_contiguous_is_refused() -> None:
+    """By an error that python -O keeps: libadamas would read past it."""
+    with pytest.raises(ArrayError, match="not C-contiguous"):
+        native.add_up(np.zeros(2, np.int64), np.zeros((4, 3))[::2], 5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adamas.errors import KernelError
+from adamas.kernels import build as shims
 from adamas.kernels.tensorflow import build
 
 FALSE = "/bin/false"
@@ -166,3 +167,11 @@ def test_prebuild(cache_home: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert Path(answer.stdout.strip()).parent == cache_home / "adamas"
     assert len(list((cache_home / "adamas").glob("*.so"))) == 1
+
+
+def test_what_another_process_is_writing_is_not_cleared(tmp_path: Path) -> None:
+    whole, unfinished = tmp_path / "op-1-2.so", tmp_path / ".op-1-3-x.so"
+    whole.touch()
+    unfinished.touch()
+    assert shims.built(tmp_path) == shims.clear(tmp_path) == [whole]
+    assert (whole.exists(), unfinished.exists()) == (False, True)

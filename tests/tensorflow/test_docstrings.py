@@ -15,7 +15,10 @@ import pytest
     [
         "adamas.keras.files",
         "adamas.keras.peers",
-        *(f"adamas.tensorflow.{name}" for name in ("adam", "adamax", "adopt", "files", "lamb", "nadam", "radam")),
+        *(
+            f"adamas.tensorflow.{name}"
+            for name in ("adam", "adamax", "adopt", "files", "lamb", "nadam", "radam", "schedule_free")
+        ),
     ],
 )
 def test_examples(name: str) -> None:

@@ -93,7 +93,7 @@ def test_a_skipped_step_changes_nothing(settings: Any, wrong: float, mode: str, 
 
 @pytest.mark.parametrize("mode", ["eager", "function"])
 @pytest.mark.parametrize("clip", [{}, {"global_clipnorm": 0.5}, {"clipnorm": 0.5}])
-def test_formats_and_dtypes_are_one_decision_and_the_bits_of_numpy(
+def test_formats_and_dtypes_are_one_decision_and_without_clips_the_bits_of_numpy(
     clip: Any, mode: str, rng: np.random.Generator
 ) -> None:
     """Four calls of the op; a NaN in one of them stops all."""
@@ -137,6 +137,12 @@ def test_what_propagates_by_default(rng: np.random.Generator) -> None:
     optimizer.apply([tf.constant(g) for g in gradients(rng, variables, np.nan)], variables)
     assert np.isnan(variables[2].numpy()).sum() == 1
     assert (optimizer.skipped, int(optimizer.iterations)) == (0, 1)
+
+
+def test_a_sum_beyond_float64_is_said_to_be(rng: np.random.Generator) -> None:
+    variables = start(rng, ["float64"] * 4)
+    with pytest.raises(NonFiniteError, match="0 infinite, but their squares overflow float64;"):
+        Adam(nonfinite="raise").apply([tf.constant(g) for g in gradients(rng, variables, 1e200)], variables)
 
 
 def test_float64_may_be_large(rng: np.random.Generator) -> None:

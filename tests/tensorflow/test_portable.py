@@ -16,6 +16,7 @@ import adamas.tensorflow as ours
 from adamas import state
 from adamas.errors import ArgumentError, StateError, UnsupportedError
 from adamas.formats import arrays
+from adamas.groups import Group
 
 SHAPES: list[tuple[int, ...]] = [(70, 65), (31,), ()]
 NAMES = ["dense/kernel", "dense/bias", "dense/scale"]
@@ -194,3 +195,18 @@ def test_steps_that_differ_are_refused(rng: np.random.Generator) -> None:
         optimizer.load_portable_state(numpy.portable_state())
     assert held(optimizer) == before
     assert isinstance(optimizer, keras.optimizers.Optimizer)
+
+
+@pytest.mark.parametrize("patterns", [["*kernel"], []])
+def test_the_decay_of_an_optimizer_whose_own_variables_are_all_spared(patterns: list[str]) -> None:
+    """Only a group that inherits it shows it; where none does, it stays as it is."""
+    variables = [tf.Variable(tf.ones(shape), name=name) for name, shape in (("kernel", (3, 2)), ("bias", (2,)))]
+    if not patterns:
+        variables = variables[1:]
+    groups = [Group(pattern, lr_scale=0.5) for pattern in patterns]
+    optimizer = ours.AdamW(weight_decay=0.01, groups=groups, no_decay=True)
+    optimizer.apply([tf.ones_like(v) for v in variables], variables)
+    kept = optimizer.portable_state()
+    optimizer.load_portable_state(kept)
+    assert optimizer.weight_decay == 0.01
+    assert optimizer.portable_state().hypers == kept.hypers

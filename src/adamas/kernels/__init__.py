@@ -2,9 +2,11 @@
 
     reference   NumPy, `adamas.rule.update` itself over blocks; runs everywhere, slow
     cpu         libadamas, C++: all tensors in one call, at the speed of memory
-    xla         `adamas.rule.update` as an array expression for XLA (TensorFlow, JAX)
+    xla         `adamas.rule.update` as an array expression of TensorFlow, for XLA
     tensorflow  the TensorFlow op: a shim over libadamas, built on first use
-    jax         the handler of XLA's typed FFI: a shim over libadamas, built on first use; and the array expression
+    jax         the handler of XLA's typed FFI: a shim over libadamas, built on first use; and
+                JAX's array expression
+    torch       what hands PyTorch's tensors to libadamas: a shim, built on first use
 
 `reference` and `cpu` share the interface `Plan` (see `reference.py`); `choose()` picks between them and says why.
 """

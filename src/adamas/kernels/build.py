@@ -150,7 +150,8 @@ def find_compiler() -> tuple[str, str] | None:
 
 def built(cache: str | os.PathLike[str] | None = None) -> list[Path]:
     """The files that were built here, for whatever versions of the frameworks."""
-    return sorted((Path(cache) if cache is not None else default_cache()).glob("*.so"))
+    found = (Path(cache) if cache is not None else default_cache()).glob("*.so")
+    return sorted(path for path in found if not path.name.startswith("."))  # those a process is writing now do
 
 
 def clear(cache: str | os.PathLike[str] | None = None) -> list[Path]:

@@ -8,7 +8,8 @@ The gradient of an embedding is given for some rows, and a row may come several 
 
 changes no other row, so its cost does not depend on the size of the table. The decay is what a dense step does to the
 moments of a row whose gradient is 0, k times over: g = 0 in m <- m + (1 - beta1) (g - m). (The largest v of AMSGrad
-stays as it is in such a step.) What a lazy step leaves out is the change of the *weights* in the steps missed: the
+stays as it is in such a step; v of Adamax with eps_mode="paper", which a dense step holds at eps or above, decays on.)
+What a lazy step leaves out is the change of the *weights* in the steps missed: the
 drift by the old momentum, and decoupled weight decay. TensorFlow's old LazyAdam left out the decay of the moments too.
 
 k is counted by a clock for each table, which advances with every lazy step of it: `seen` holds, for each row, what the

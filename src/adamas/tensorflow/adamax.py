@@ -25,8 +25,8 @@ class Adamax(keras_arguments.Adamax, Optimizer):
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name: as for `Adam`.
         epsilon: added to u, at least 0.
         like: "torch": epsilon is added to |g| inside the maximum, as torch and optax do.
-        kernel, sparse, moments, weights, seed: as for `Adam`; u is kept as `moments` says, too. TensorFlow's own op for
-            Adamax is not used, so kernel="resource" is refused.
+        kernel, sparse, moments, weights, seed, groups, no_decay, nonfinite, stats, verify: as for `Adam`; u is kept as
+            `moments` says, too. TensorFlow's own op for Adamax is not used, so kernel="resource" is refused.
 
     What is raised, and which attributes may be set between steps, is as for `Adam`.
 

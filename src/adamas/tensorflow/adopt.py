@@ -28,8 +28,8 @@ class ADOPT(keras_arguments.ADOPT, Optimizer):
         learning_rate, beta_1, beta_2, weight_decay: as for `Adam`.
         epsilon: the least that is divided by, at least 0.
         clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor,
-        gradient_accumulation_steps, name, kernel, sparse, moments, weights, seed: as for `Adam`, by name. kernel=
-            "resource" is refused: TensorFlow has no op of its own for it.
+        gradient_accumulation_steps, name, kernel, sparse, moments, weights, seed, groups, no_decay, nonfinite, stats,
+        verify: as for `Adam`, by name. kernel="resource" is refused: TensorFlow has no op of its own for it.
 
     What is raised, and which attributes may be set between steps, is as for `Adam`.
 

@@ -27,7 +27,8 @@ class Lamb(keras_arguments.Lamb, Optimizer):
     Args:
         learning_rate, beta_1, beta_2, epsilon, weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema,
         ema_momentum, ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name: as for `Adam`.
-        kernel, moments, weights, seed: as for `Adam`. kernel="resource" and sparse="lazy" are refused.
+        kernel, moments, weights, seed, groups, no_decay, nonfinite, stats, verify: as for `Adam`. kernel="resource" and
+            sparse="lazy" are refused.
 
     What is raised, and which attributes may be set between steps, is as for `Adam`.
 

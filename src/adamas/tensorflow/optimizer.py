@@ -21,6 +21,7 @@ from adamas.groups import Group
 from adamas.keras_arguments import Like, Ours
 from adamas.keras_names import distinct_names
 from adamas.kernels.reference import TWO_RESULTS
+from adamas.kernels.rows import check_rule
 from adamas.kernels.tensorflow.checks import conform, refuse_strategy
 from adamas.kernels.tensorflow.engines import Batch, Numbers, in_xla, when
 from adamas.kernels.tensorflow.settings import Settings, Shared
@@ -184,8 +185,11 @@ class Optimizer(Adjustable, Saved):
         variables = list(variables)
         stepped = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
         rule = self._rule()
-        if self._sparse == "lazy" and (rule.slots[0].name != "m" or rule.nesterov != "off" or rule.reduces):
-            raise ArgumentError(f"{type(self).__name__} has no sparse='lazy'; use sparse='dense'")
+        if self._sparse == "lazy":
+            try:
+                check_rule(rule)
+            except UnsupportedError as error:
+                raise ArgumentError(f"{type(self).__name__} has no sparse='lazy'; use sparse='dense'") from error
         self._groups.check(rule, type(self).__name__)
         members = self._groups.members(distinct_names(stepped), [tuple(v.shape) for v in stepped])
         storage = self._stored_how(members)

@@ -103,7 +103,7 @@ class Portable(keras.optimizers.Optimizer):
         if isinstance(self._learning_rate, keras.Variable):
             self._learning_rate.assign(main.lr)
         self.beta_1, self.beta_2, self.epsilon = main.beta1, main.beta2, main.eps
-        if main.weight_decay or self.weight_decay is not None:
+        if main.weight_decay or (self.weight_decay is not None and not self._all_spared()):
             self.weight_decay = main.weight_decay
 
     def _numbers_of(self, state: State, names: Sequence[str]) -> Hyper:
@@ -114,7 +114,11 @@ class Portable(keras.optimizers.Optimizer):
         """
         used = [state.hypers[state.groups[name]] for name in names]
         ours = [hyper for hyper, k in zip(used, self._members.group_of, strict=True) if k == 0]
-        main = max(ours, key=lambda hyper: hyper.weight_decay, default=state.hypers[0])
+        mains = sorted(set(ours), key=lambda hyper: -hyper.weight_decay) or [state.hypers[0]]
+        # Where every variable of ours is spared, its decay shows only in a group that has none of its own.
+        inherited = {hyper.weight_decay for hyper in used}
+        mains += [replace(mains[0], weight_decay=decay) for decay in sorted(inherited, reverse=True)]
+        main = next((main for main in mains if self._hypers(main) == used), mains[0])
         for name, hyper, expected in zip(names, used, self._hypers(main), strict=True):
             if hyper != expected:
                 raise StateError(
@@ -128,6 +132,12 @@ class Portable(keras.optimizers.Optimizer):
                 f"the state was made with {main}; this optimizer has {own}. Make one with the same settings"
             )
         return main
+
+    def _all_spared(self) -> bool:
+        """Whether the optimizer's own weight decay applies to no variable, so that no state says what it is."""
+        ones = replace(self._numbers(), weight_decay=1.0)
+        zeros = replace(ones, weight_decay=0.0)
+        return bool(self._hypers(ones) == self._hypers(zeros))
 
     def _numbers(self) -> Hyper:
         """The optimizer's own numbers, but for the learning rate."""

@@ -156,7 +156,11 @@ def _library() -> ctypes.CDLL:
 
 
 def _at(array: np.ndarray) -> ctypes.c_void_p:
-    assert array.flags.c_contiguous
+    if not array.flags.c_contiguous:  # libadamas would read, and write, beside it
+        raise ArrayError(
+            f"an array of shape {array.shape} with strides {array.strides} is not C-contiguous; "
+            "give numpy.ascontiguousarray of it"
+        )
     return ctypes.c_void_p(array.ctypes.data)
 
 

@@ -108,7 +108,8 @@ class Settings:
     @property
     def static(self) -> tuple[Any, ...]:
         """All that a traced function holds constant."""
-        return (self.kind, self.decays, self.loss_scale is not None, self.accumulates, self.checks)
+        on = (self.kind, self.decays, self.loss_scale is not None, self.accumulates)
+        return (*on, self.checks, self.statistics, self.verify)
 
     def table(self) -> list[Row]:
         """All numbers that may change, line by line."""

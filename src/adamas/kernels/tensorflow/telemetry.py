@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -98,6 +99,7 @@ def complaint(names: Sequence[str], grads: Sequence[Any], grad_scale: Any, limit
     # Not tf.logical_not: TensorFlow's graph optimizer makes "not less" into "greater or equal", which NaN is not.
     wrong = tf.where(below(limit, norms, grad_scale), 0, 1)
     i = tf.argmax(wrong)
+    wide = "float64" if limit == math.inf else "float32"
     sizes = tf.stack([tf.size(gradient, tf.int64) for gradient in grads])
     parts = [
         *(
@@ -108,7 +110,7 @@ def complaint(names: Sequence[str], grads: Sequence[Any], grad_scale: Any, limit
             " elements of its gradient ",
         ),
         *(tf.strings.as_string(nan[i]), " are NaN and ", tf.strings.as_string(infinite[i]), " infinite"),
-        tf.where(nan[i] + infinite[i] > 0, "", ", but their squares overflow float32"),
+        tf.where(nan[i] + infinite[i] > 0, "", f", but their squares overflow {wide}"),
         "; nothing was changed. Look at the batch and at the loss, lower the learning rate, or skip such steps with "
         'nonfinite="skip"',
     ]
