@@ -67,6 +67,7 @@ ROWS: dict[str, dict[str, list[str]]] = {
         "large": list(
             dict.fromkeys([*STEPS, *FORMATS, *rows("adamas.torch", MOMENTS), *rows(GRAPH, MOMENTS), *JAX_STEPS])
         ),
+        "many": [*STEPS, JAX, f"{JAX}, packed", "adamas.jax update"],
     },
     "scaling": {
         "tensors-1000": [
@@ -119,7 +120,7 @@ def test_a_kind_runs(kind: str):
             more: set[str] = set()
             if kind in ("step", "scaling"):
                 more = {"state", "gb_a_second"} | ({"cycles"} if row["peer"] in FORMATS else set())
-                assert row["state"] == pytest.approx(state(row["peer"]), rel=0.02)  # with counters
+                assert row["state"] == pytest.approx(state(row["peer"]), rel=0.03)  # with counters, and gaps in arenas
             if case["key"] == "training":
                 more = {"expected"}
                 assert row["figure"] == pytest.approx(row["expected"], abs=1)  # at this size there is more beside it

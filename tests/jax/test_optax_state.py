@@ -134,6 +134,17 @@ def test_the_numbers_that_are_injected_are_carried() -> None:
         to_optax(two, opt_state, rule)
 
 
+def test_schedules_that_are_injected_go_on_from_the_same_count() -> None:
+    transform = optax.inject_hyperparams(optax.adam)(optax.linear_schedule(1.0, 0.0, 10))
+    params = jnp.ones(2)
+    own = new = transform.init(params)
+    for _ in range(5):
+        _, own = transform.update(jnp.ones(2), own, params)
+    rule, hyper = PRESETS["optax.adam"].rule, PRESETS["optax.adam"].hyper
+    moved = to_optax(from_optax(own, rule, hyper), new, rule)
+    np.testing.assert_array_equal(*(transform.update(jnp.ones(2), state, params)[0] for state in (own, moved)))
+
+
 def test_masked_leaves_have_no_state() -> None:
     params = tree(drawn(0, np.float32))
     transform = optax.masked(optax.adam(0.1), tree({"dense/kernel": True, "dense/bias": False, "scale": True}))

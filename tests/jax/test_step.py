@@ -70,6 +70,32 @@ def test_a_schedule_and_a_rate_in_its_place() -> None:
         np.testing.assert_allclose(params, -0.15, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rate", [jnp.float32(1e-3), np.array(1e-3), lambda count: 1e-3], ids=str)
+def test_a_rate_in_the_place_of_an_array(rate: Any) -> None:
+    optimizer, params = ours.adam(rate), jnp.ones(2)
+    stepped, _ = optimizer.step(params, jnp.ones(2), optimizer.init(params), learning_rate=0.5)
+    np.testing.assert_allclose(stepped, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_state_of_another_format_shape_or_formula_is_refused_before_anything_is_taken(packed: bool) -> None:
+    optimizer, params, grads = ours.adam(0.1), jnp.ones((100, 60), "float32"), jnp.ones((100, 60), "float32")
+    others = [
+        (ours.adam(0.1, moments="bfloat16"), params),
+        (ours.adam(0.1, moments="int8"), params),
+        (ours.adam(0.1), jnp.ones((100, 59), "float32")),
+    ]
+    if not packed:
+        others += [(ours.adam(0.1), jnp.ones((60, 100), "float32")), (ours.schedule_free_adamw(0.1), params)]
+    for other, of in others:
+        state = other.init(of)
+        state = other.pack(state, of) if packed else state
+        with pytest.raises(ArrayError, match="state"):
+            optimizer.step(params, grads, state)
+        assert not params.is_deleted()
+        assert not any(array.is_deleted() for array in jax.tree.leaves(state))
+
+
 def test_inside_another_jit_and_then_outside() -> None:
     optimizer = ours.adam(0.1)
 

@@ -305,3 +305,29 @@ def test_a_parameter_without_a_step_is_as_new() -> None:
         p.grad = torch.zeros_like(p)
     new.step()
     assert params["scale"].item() == 5.0
+
+
+def test_a_state_is_not_taken_over_while_evaluating() -> None:
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = ours.ScheduleFreeAdamW([p], lr=0.1)
+    p.grad = torch.ones(4)
+    optimizer.step()
+    held = optimizer.portable_state()
+    optimizer.eval()
+    with pytest.raises(StateError, match="train"):
+        optimizer.load_portable_state(held)
+    optimizer.train()
+    optimizer.load_portable_state(held)
+
+
+def test_statistics_and_averages_after_another_state_was_loaded() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer, plain = ours.Adam([p], stats=True, ema=0.9), torch.optim.Adam([p])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.load_portable_state(optimizer.portable_state())
+    with pytest.raises(ArgumentError, match="step"):
+        optimizer.stats()
+    plain.step()
+    optimizer.load_state_dict(plain.state_dict())
+    assert torch.equal(optimizer.average(p), p.detach())

@@ -244,3 +244,16 @@ def test_torchs_own_objects_leave_sparse_gradients_to_torch() -> None:
     p.grad = sparse(0)
     with pytest.raises(UnsupportedError, match="for which torch has SparseAdam"):
         ours.Stepper().step(torch.optim.Adam([p]))
+
+
+def test_rows_after_a_dense_gradient_where_moments_are_int8_are_refused_before_anything_is_stepped() -> None:
+    table, other = torch.nn.Parameter(torch.ones(100, 50)), torch.nn.Parameter(torch.ones(3))
+    optimizer = ours.Adam([{"params": [other]}, {"params": [table], "moments": "int8"}], sparse="lazy")
+    table.grad, other.grad = torch.ones(100, 50), torch.ones(3)
+    optimizer.step()
+    before = other.detach().clone()
+    table.grad = torch.sparse_coo_tensor([[1, 2]], torch.ones(2, 50), (100, 50), check_invariants=True)
+    with pytest.raises(UnsupportedError, match="lazy"):
+        optimizer.step()
+    assert torch.equal(other, before)
+    assert optimizer.state[other]["step"] == optimizer.state[table]["step"] == 1

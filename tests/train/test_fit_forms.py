@@ -46,7 +46,6 @@ AFFINE: dict[str, Callable[..., keras.layers.Layer]] = {
 # Left as they are.
 OTHERS: dict[str, Callable[[], keras.layers.Layer]] = {
     "subclass": lambda: OwnLayer(3),
-    "activation of one's own": lambda: layers.Dense(3, own_function),
     "activation of heads": lambda: einsum("abc,cde->abde", (None, 2, 5), "de", activation="softmax"),
     "bias of one axis of two": lambda: einsum("abc,cde->abde", (None, 2, 5), "e"),
     "sum over an inner axis": lambda: einsum("abc,bd->acd", (WIDTH, 5), "d"),
@@ -166,6 +165,58 @@ def test_what_is_not_known_is_left_as_it_is(name: str) -> None:
         [operation.type for operation in operations(model, within).get_operations()] for within in (forms_for_xla, none)
     )
     assert ours == keras_s
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss", "targets"),
+    [
+        ("softmax", keras.losses.SparseCategoricalCrossentropy(), np.arange(ROWS * TIME).reshape(ROWS, TIME) % 5),
+        ("sigmoid", keras.losses.BinaryCrossentropy(), (np.arange(ROWS * TIME * 5).reshape(ROWS, TIME, 5) % 3) // 2),
+    ],
+)
+def test_losses_find_the_logits_behind_an_activation(
+    activation: str, loss: keras.losses.Loss, targets: np.ndarray
+) -> None:
+    """Keras leaves them on what softmax and sigmoid return. Here the probabilities round to 0 and 1."""
+    model = of_one(layers.Dense(5, activation))
+    model.set_weights([60 * weight for weight in filled(model).get_weights()])
+    x, found = drawn(model)[0], []
+    for within in (forms_for_xla, none):
+        with tf.GradientTape() as tape, within(model):
+            value = loss(targets, model(x))
+        found.append([value, *tape.gradient(value, [variable.value for variable in model.trainable_variables])])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert float(found[0][0]) > 20  # more than the logarithm of any probability that is kept off 0
+
+
+@pytest.mark.parametrize("activation", [own_function, "glu", None])
+def test_any_activation_sees_the_shape_of_the_layer(activation: object) -> None:
+    model = filled(of_one(layers.Dense(6, "relu")))
+    model.layers[-1].activation = keras.activations.get(activation) if activation else None
+    x = drawn(model)[0]
+    with forms_for_xla(model):
+        ours = model.layers[-1](x)
+    np.testing.assert_allclose(ours, model.layers[-1](x), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_are_not_built_and_integers_are_left_to_keras() -> None:
+    class Model(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.unused = layers.Dense(3), layers.MultiHeadAttention(2, 2)
+
+        def build(self, shape: tuple) -> None:
+            self.dense.build(shape)
+            self.built = True
+
+        def call(self, x: tf.Tensor) -> tf.Tensor:
+            return self.dense(x)
+
+    model, x = Model(), tf.ones((ROWS, TIME, WIDTH), tf.int32)
+    expected = model(x)
+    with forms_for_xla(model):
+        np.testing.assert_array_equal(model(x), expected)
 
 
 def test_two_axes_are_left_as_they_are() -> None:

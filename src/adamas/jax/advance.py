@@ -38,6 +38,8 @@ def advance(
     ok = expression.finite([g for g in grads if g is not None]) if settings.skips else jnp.array(True)
     before = jnp.zeros((0, 2), jnp.uint32) if state.carry is None else state.carry
     new, after = list(params), before
+    if isinstance(state, Packed):
+        own.check_packed(state)
     kept: Any = [] if isinstance(state, Packed) else own.kept(state)
     arenas: list[Any] = []
     for number, members in enumerate(own.groups):

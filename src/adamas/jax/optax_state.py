@@ -129,9 +129,13 @@ def to_optax(state: State, opt_state: Any, rule: Rule) -> Any:
             return node._replace(count=_like(node.count, step))
         if _is_injected(node):
             inner = jax.tree.map(moved, node.inner_state, is_leaf=_stops)
-            return node._replace(
-                count=_like(node.count, step), inner_state=inner, hyperparams=_injected(node.hyperparams, hypers)
-            )
+            own = {"inner_state": inner, "hyperparams": _injected(node.hyperparams, hypers)}
+            if hasattr(node, "hyperparams_states"):  # the counts of its schedules
+                own["hyperparams_states"] = {
+                    name: kept._replace(count=_like(kept.count, step)) if hasattr(kept, "count") else kept
+                    for name, kept in node.hyperparams_states.items()
+                }
+            return node._replace(count=_like(node.count, step), **own)
         return node
 
     return jax.tree.map(moved, opt_state, is_leaf=_stops)

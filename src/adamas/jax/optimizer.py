@@ -84,13 +84,15 @@ class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
         """
         instead = {} if learning_rate is None else {"lr": learning_rate}
         own = table(self.settings.constant(**instead))
-        if self._table[0] != own.tobytes():
+        kept = self._table  # read once: another thread may step with another rate
+        if kept[0] != own.tobytes():
             with jax.ensure_compile_time_eval():  # inside another trace too it is to be an array, which can be kept
-                self._table = (own.tobytes(), jnp.asarray(own))
+                kept = self._table = (own.tobytes(), jnp.asarray(own))
         traced = {"learning_rate": learning_rate} if is_array(learning_rate) else {}
-        if learning_rate is not None and not traced and callable(self.settings.numbers["lr"]):
-            traced = {"learning_rate": jnp.asarray(learning_rate)}  # compiled as a schedule, it is an array
-        found: tuple[Any, Any] = self._compiled(params, grads, state, self._table[1], **traced)
+        lr = self.settings.numbers["lr"]
+        if learning_rate is not None and (callable(lr) or is_array(lr)):
+            traced = {"learning_rate": jnp.asarray(learning_rate)}  # in the place of an array it is one, too
+        found: tuple[Any, Any] = self._compiled(params, grads, state, kept[1], **traced)
         return found
 
     def pack(self, state: State, params: Any) -> Packed:

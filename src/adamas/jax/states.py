@@ -111,7 +111,10 @@ class Leaves:
 
     def kept(self, state: State) -> list[list[Any]]:
         """What is kept of each leaf, in the order of `Leaf.kept`."""
-        columns = [self.flat(getattr(state, FIELDS[slot.name]), "moments") for slot in self.rule.slots]
+        fields = [FIELDS[slot.name] for slot in self.rule.slots]
+        if missing := [field for field in fields if getattr(state, field) is None]:
+            raise ArrayError(f"the state has no {', '.join(missing)}: it is of an optimizer of another formula")
+        columns = [self.flat(getattr(state, field), "moments") for field in fields]
         corrections = [None] * len(self.leaves)
         if state.correction is not None:
             corrections = self.flat(state.correction, "corrections")
@@ -121,7 +124,27 @@ class Leaves:
             for column in columns:
                 own += column[i] if isinstance(column[i], Int8) else [column[i]]
             found.append(own if corrections[i] is None else [*own, corrections[i]])
+            given = [(str(array.dtype), tuple(array.shape)) for array in found[-1]]
+            if given != [(kept.dtype, kept.shape) for kept in self.leaves[i].kept(self.rule)]:
+                raise ArrayError(
+                    f"the state of {self.names[i]!r} holds {given}, which is not of a parameter of {self.leaves[i]}; "
+                    "make the optimizer as the one that the state is of, or move it: portable_state, "
+                    "load_portable_state"
+                )
         return found
+
+    def check_packed(self, packed: Packed) -> None:
+        """Nothing if a packed state is of these leaves.
+
+        Raises:
+            ArrayError: it is not.
+        """
+        wanted = [self.layout(members, packed=True).arrays for members in self.groups]
+        given = [[(str(array.dtype), array.size) for array in arenas] for arenas in packed.arenas]
+        if given != wanted:
+            raise ArrayError(
+                f"the packed state holds {given}, and these parameters need {wanted}; pack their own state"
+            )
 
     def stored(self, kept: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """The fields of a `State`, the other way round."""

@@ -56,7 +56,7 @@ class Adam(Stepped, torch.optim.Adam):
             Of `Adam` and `AdamW` without amsgrad. A group may have its own.
 
     Raises:
-        UnsupportedError: a parameter or a setting cannot be served (see the top of this module).
+        UnsupportedError: a parameter or a setting cannot be served (see the top of `adamas.torch`).
         ArgumentError, ValueError: a number is outside its range.
 
     Differs from `torch.optim.Adam`: results agree to rounding, and are the same bits as `adamas.numpy.Adam`'s; moments

@@ -183,7 +183,7 @@ class Stepped:
             raise ArgumentError("the optimizer keeps no averages; make it with ema=0.999 or so")
         if not any(p is own for group in self.param_groups for own in group["params"]):
             raise ArgumentError("the optimizer has no such parameter; give one of those that it was made with")
-        kept = self.state[p]["average"] if self.state.get(p) else p.detach()  # before its first step it is p
+        kept: Tensor = self.state.get(p, {}).get("average", p.detach())  # before its first step it is p
         return kept.to(torch.promote_types(p.dtype, torch.float32), copy=True)
 
     def portable_state(self) -> State:

@@ -84,6 +84,8 @@ def to_torch(state: State, optimizer: torch.optim.Optimizer) -> None:
         StateError: the state does not fit it; lists the differences. Nothing has been changed.
     """
     settings, (rule, _) = _settings(optimizer), _formula(optimizer)
+    if not all(group.get("train_mode", True) for group in optimizer.param_groups):
+        raise StateError("the parameters hold the weights for evaluation; to take over a state, call train() first")
     names, places = _names(optimizer), list(_parameters(optimizer))
     for name, (_, p) in zip(names, places, strict=True):
         _check(name, p, settings)

@@ -62,9 +62,9 @@ class Stepper:
         if grads is None:
             grads = [p.grad for group in groups for p in group["params"]]
         rows = self._take_rows(grads, groups) if self._settings.sparse == "lazy" else {}
-        if not fits:
+        if not fits or any(i not in self._prepared.tables for i in rows):
             self.settle()
-            self._prepared = prepare(optimizer, asked, self._settings, self._low)
+            self._prepared, self._last = prepare(optimizer, asked, self._settings, self._low), None
         self.norm = None
         if not self._prepared.parts:
             return
@@ -84,7 +84,7 @@ class Stepper:
 
     def forget(self) -> None:
         """Look at everything again at the next step: another state was loaded."""
-        self._prepared = Prepared()
+        self._prepared, self._last = Prepared(), None
 
     def settle(self) -> None:
         """Decay what rows of tables keep, and have missed while they had no gradient, to the present."""

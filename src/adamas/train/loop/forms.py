@@ -52,14 +52,14 @@ def _layers(layer: Any) -> Iterator[Any]:
     if isinstance(layer, keras.Model):
         for inner in layer.layers:
             yield from _layers(inner)
-    elif isinstance(layer, layers.MultiHeadAttention):
+    elif type(layer) is layers.MultiHeadAttention and layer.built:
         yield from (layer.query_dense, layer.key_dense, layer.value_dense, layer.output_dense)
     else:
         yield layer
 
 
 def _dense(layer: Any, inputs: Any, training: Any = None) -> Any:
-    if not (_has_time(inputs) and _known(layer.activation)):
+    if not (_has_time(inputs) and inputs.dtype == layer.kernel.dtype):
         return layers.Dense.call(layer, inputs, training=training)
     return _affine(layer, inputs, 1)
 
@@ -77,6 +77,7 @@ def _einsum_dense(layer: Any, inputs: Any, training: Any = None) -> Any:
         and (layer.bias is None or layer.bias.shape == layer.kernel.shape[len(summed) :])
         and layer.activation is activations.linear
         and _has_time(inputs)
+        and inputs.dtype == layer.kernel.dtype
     ):
         return layers.EinsumDense.call(layer, inputs, training=training)
     return _affine(layer, inputs, len(summed))
@@ -105,11 +106,6 @@ def _has_time(inputs: Any) -> bool:
     return isinstance(inputs, tf.Tensor) and inputs.shape.rank > 2 and inputs.shape.is_fully_defined()
 
 
-def _known(activation: Any) -> bool:
-    """Whether it is a function of Keras: they look at single elements, or along the last axis."""
-    return activation is getattr(activations, getattr(activation, "__name__", ""), None)
-
-
 def _affine(layer: Any, inputs: Any, axes: int) -> Any:
     """activation(inputs kernel + bias), with a sum over the last `axes` axes of the inputs."""
     kernel = keras.ops.convert_to_tensor(layer.kernel)
@@ -117,7 +113,13 @@ def _affine(layer: Any, inputs: Any, axes: int) -> Any:
     rows = _product(tf.reshape(inputs, (-1, width)), tf.reshape(kernel, (width, -1)))
     if layer.bias is not None:
         rows = keras.ops.add(rows, keras.ops.reshape(layer.bias, (-1,)))
-    return tf.reshape(_activated(layer.activation, rows), (*inputs.shape[: inputs.shape.rank - axes], *outputs))
+    shape = (*inputs.shape[: inputs.shape.rank - axes], *outputs)
+    if layer.activation is activations.gelu:
+        return tf.reshape(_activated(layer.activation, rows), shape)
+    # Others get the layer's own shape: they may look at any axis, and softmax and sigmoid leave their logits on what
+    # they return (`_keras_logits`), from which Keras' losses compute.
+    rows = tf.reshape(rows, shape)
+    return rows if layer.activation is None else layer.activation(rows)
 
 
 @tf.custom_gradient
