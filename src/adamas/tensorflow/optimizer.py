@@ -114,6 +114,7 @@ class Optimizer(Adjustable, Saved):
         self._nonfinite = nonfinite  # known when there are variables, where none was asked for
         self._hyper = functools.partial(Hyper, **(constants or {}))
         self._expects_xla = False
+        self._fault: str | None = None
         self._stepper: Stepper | None = None
         self._watch_attributes()
 
@@ -347,6 +348,8 @@ class Optimizer(Adjustable, Saved):
             if constrained:
                 when(taken, constrain)
             self._iterations.value.assign_add(1 if taken is None else tf.cast(taken, self._iterations.dtype))
+        if self._fault is not None:
+            self._raise_fault()
 
     def _update(self, grads: Sequence[Any], variables: Sequence[Any]) -> tuple[Any, list[Any]]:
         """The step, and what of Keras' own code goes with it.
@@ -415,6 +418,7 @@ class Optimizer(Adjustable, Saved):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable, as Keras' base class asks for it; `apply` steps all variables at once."""
         self._step([gradient], [variable], learning_rate, self._settings)
+        self._raise_fault()
 
     def exclude_from_weight_decay(
         self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
@@ -506,8 +510,13 @@ class Optimizer(Adjustable, Saved):
             sound, text = fault < 0, tf.gather([TWO_RESULTS.format(name) for name in names], tf.maximum(fault, 0))
             tf.debugging.Assert(sound, [text])
         elif int(fault) >= 0:
-            self._iterations.value.assign_add(1)  # the step has been taken
-            raise FaultError(TWO_RESULTS.format(names[int(fault)]))
+            self._fault = TWO_RESULTS.format(names[int(fault)])  # raised when all that goes with the step is done
+
+    def _raise_fault(self) -> None:
+        """Raise what an eager step found, once."""
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise FaultError(fault)
 
     def _names_of(self, variables: Sequence[Any]) -> list[str]:
         names = self._names()
