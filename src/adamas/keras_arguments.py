@@ -328,10 +328,12 @@ class ScheduleFreeAdamW(_Next):
             StateError: the optimizer is not built yet.
             UnsupportedError: a variable of 16 bits, which would lose too much. Nothing has been changed.
         """
+        self._begin()
         self._switch(True)
 
     def train(self) -> None:
         """Switch the variables back to y, for the next step, in place; nothing where they hold it already."""
+        self._begin()
         self._switch(False)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
@@ -359,12 +361,37 @@ class ScheduleFreeAdamW(_Next):
             StateError: they do, or the optimizer is not built yet.
         """
         self._check_training("give its state, which belongs to the weights in training,")
+        self._begin()
         state: State = super().portable_state()
         return state
+
+    def load_own_variables(self, store: Any) -> None:
+        """As in `Adam`; refused while the variables hold the weights for evaluation.
+
+        Raises:
+            StateError: they do, or it does not fit. Nothing has been changed.
+        """
+        self._check_training("take over a state, which belongs to the weights in training,")
+        super().load_own_variables(store)
+
+    def load_portable_state(self, state: State) -> None:
+        """As in `Adam`; refused while the variables hold the weights for evaluation.
+
+        Raises:
+            StateError: they do, or it does not fit. Nothing has been changed.
+        """
+        self._check_training("take over a state, which belongs to the weights in training,")
+        if state.rule.schedule_free and any(hyper.beta1 == 0.0 for hyper in state.hypers):
+            raise StateError("the state has beta1 = 0, with which the weights hold nothing of their mean; 0.9 is usual")
+        super().load_portable_state(state)
 
     def _check_training(self, what: str) -> None:
         if self._evaluating:
             raise StateError(f"the variables hold the weights for evaluation; to {what} call train() first")
+
+    def _begin(self) -> None:
+        """Before the first step, z is the variable as it is now: weights may have been loaded since `build`."""
+        raise NotImplementedError
 
     def _switch(self, to_x: bool) -> None:
         raise NotImplementedError

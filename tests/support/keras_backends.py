@@ -542,3 +542,54 @@ def test_nothing_of_another_framework_is_imported() -> None:
     loaded = set(json.loads(ended.stdout))
     assert here in loaded
     assert not {"tensorflow", "torch", "optax"} - {here} & loaded
+
+
+@pytest.mark.parametrize("kernel", ["auto", "xla"])
+def test_schedule_free_starts_at_the_weights_of_the_first_step(kernel: Any) -> None:
+    """Also where they were loaded since build."""
+    start, steps = problem(2)
+    results = []
+    for loaded in (False, True):
+        variables = [keras.Variable(np.zeros_like(p) if loaded else p) for p in start]
+        optimizer = adamas.keras.ScheduleFreeAdamW(0.01, kernel=kernel)
+        optimizer.build(variables)
+        for variable, p in zip(variables, start, strict=True):
+            variable.assign(p)
+        for grads in steps:
+            optimizer.apply([tensor(g) for g in grads], variables)
+        results.append([array(v) for v in variables])
+    assert all(same(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_schedule_free_before_the_first_step() -> None:
+    variable = keras.Variable(np.ones(3, np.float32), name="v")
+    optimizer = adamas.keras.ScheduleFreeAdamW(0.01)
+    optimizer.build([variable])
+    variable.assign(np.full(3, 10, np.float32))
+    assert optimizer.portable_state().slots["v"]["z"].tolist() == [10.0] * 3
+    variable.assign(np.full(3, 12, np.float32))
+    assert optimizer.evaluation_weights()[0].tolist() == [12.0] * 3
+    variable.assign(np.full(3, 14, np.float32))
+    optimizer.eval()
+    assert array(variable).tolist() == [14.0] * 3
+    optimizer.train()
+    assert array(variable).tolist() == [14.0] * 3
+
+
+def test_schedule_free_loads_no_state_while_evaluating() -> None:
+    from dataclasses import replace
+
+    variable = keras.Variable(np.ones(3, np.float32))
+    optimizer = adamas.keras.ScheduleFreeAdamW(0.01)
+    optimizer.apply([tensor(np.ones(3, np.float32))], [variable])
+    store: dict[str, np.ndarray] = {}
+    optimizer.save_own_variables(store)
+    found = optimizer.portable_state()
+    optimizer.eval()
+    with pytest.raises(StateError, match="call train"):
+        optimizer.load_own_variables(store)
+    with pytest.raises(StateError, match="call train"):
+        optimizer.load_portable_state(found)
+    optimizer.train()
+    with pytest.raises(StateError, match="beta1 = 0"):
+        optimizer.load_portable_state(replace(found, hypers=[replace(h, beta1=0.0) for h in found.hypers]))

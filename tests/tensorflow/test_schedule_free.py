@@ -118,3 +118,28 @@ def test_what_is_refused() -> None:
     half.build([tf.Variable(tf.zeros(3, tf.bfloat16))])
     with pytest.raises(UnsupportedError, match="bfloat16"):
         half.eval()
+
+
+def test_before_the_first_step_z_is_the_variable_as_it_is() -> None:
+    variable = tf.Variable([1.0, 1.0], name="v")
+    optimizer = ScheduleFreeAdamW(0.01)
+    optimizer.build([variable])
+    variable.assign([10.0, 10.0])
+    assert optimizer.portable_state().slots["v"]["z"].tolist() == [10.0, 10.0]
+    variable.assign([12.0, 12.0])
+    assert optimizer.evaluation_weights()[0].tolist() == [12.0, 12.0]
+    variable.assign([14.0, 14.0])
+    optimizer.eval()
+    assert variable.numpy().tolist() == [14.0, 14.0]
+
+
+def test_no_state_is_loaded_while_evaluating() -> None:
+    optimizer, store = ScheduleFreeAdamW(0.01), {}
+    optimizer.apply([tf.constant([1.0])], [tf.Variable([1.0])])
+    optimizer.save_own_variables(store)
+    state = optimizer.portable_state()
+    optimizer.eval()
+    with pytest.raises(StateError, match="call train"):
+        optimizer.load_own_variables(store)
+    with pytest.raises(StateError, match="call train"):
+        optimizer.load_portable_state(state)

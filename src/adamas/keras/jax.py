@@ -71,6 +71,7 @@ class Optimizer(optimizer.Optimizer):
     ) -> None:
         memory, own = self._ready(), self._numbers()
         self._traced = self._traced or isinstance(self._iterations.value, jax.core.Tracer)
+        memory.begin(self.iterations)
         given = {self._index[self._var_key(v)]: g for v, g in zip(trainable_variables, grads, strict=True)}
         ok = expression.finite(list(given.values())) if self._skips else jnp.array(True)
         before = (

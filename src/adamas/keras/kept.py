@@ -92,6 +92,13 @@ class Memory:
         last = len(self.rule.slots) + (self.hows[i].weights == "split")
         return [self._of[slot, i] for slot in range(last)]
 
+    def begin(self, iterations: Any) -> None:
+        """Before the first step, slots that start as the variable do: since `make`, weights may have been loaded."""
+        for one in self.kept:
+            if one.slot < len(self.rule.slots) and self.rule.slots[one.slot].initial == "parameter":
+                weight = keras.ops.cast(self.variables[one.i].value, one.values.dtype)
+                one.values.assign(keras.ops.where(iterations == 0, weight, one.values.value))
+
     def moments(self, i: int) -> dict[str, Stored]:
         """Copies of what is kept of variable i as it is stored, by the name of the slot."""
         names = [*(slot.name for slot in self.rule.slots), "correction"]
@@ -147,7 +154,7 @@ def make(
 
     Args:
         slot_names: what Keras calls the slots.
-        add: makes a variable, like one of the model's: of (variable, name, dtype, shape).
+        add: makes a variable, like one of the model's: of (variable, name, dtype).
     """
     slots, count = rule.slots, range(len(variables))
     places = [(s, i) for i in count for s in (0, 1)] + [(s, i) for s in range(2, len(slots)) for i in count]

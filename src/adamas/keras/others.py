@@ -59,7 +59,11 @@ class ScheduleFreeAdamW(keras_arguments.ScheduleFreeAdamW, Optimizer):
 
     def evaluation_weights(self) -> list[np.ndarray]:
         """x of every variable, as float32 or float64 arrays, in the order of the variables. Nothing is changed."""
+        self._begin()
         return self._all(True)
+
+    def _begin(self) -> None:
+        self._ready().begin(self.iterations)
 
     def _switch(self, to_x: bool) -> None:
         for variable in self._ready().variables:

@@ -95,6 +95,8 @@ class Optimizer(optimizer.Optimizer):
         carry = tuple(float(array(one)) for one in memory.carries)
         given = {self._index[self._var_key(v)]: g for v, g in zip(trainable_variables, grads, strict=True)}
         with torch.no_grad():
+            if steps == 0:
+                memory.begin(steps)
             if self._by_expression(memory):
                 taken = self._express(memory, given, own, steps, carry)
             else:

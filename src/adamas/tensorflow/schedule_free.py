@@ -65,6 +65,7 @@ class ScheduleFreeAdamW(keras_arguments.ScheduleFreeAdamW, Optimizer):
 
     def evaluation_weights(self) -> list[np.ndarray]:
         """x of every variable, as float32 or float64 arrays, in the order of the variables. Nothing is changed."""
+        self._begin()
         stepper = self._ready()
         return [self._converted(i, True) for i in range(len(stepper.variables))]
 
@@ -72,6 +73,9 @@ class ScheduleFreeAdamW(keras_arguments.ScheduleFreeAdamW, Optimizer):
         if save_type == "checkpoint":
             self._check_training("write or restore a checkpoint")
         return super()._trackable_children(save_type, **options)
+
+    def _begin(self) -> None:
+        self._ready().begin(self.iterations)
 
     def _switch(self, to_x: bool) -> None:
         stepper = self._ready()

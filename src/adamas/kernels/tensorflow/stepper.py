@@ -216,7 +216,7 @@ class Stepper:
         self._traced = self._traced or not tf.executing_eagerly()
         if self.rows is not None:
             return self._step_rows(self.rows, variables, grads, numbers, settings, make_batch)
-        self._begin(numbers.iterations)
+        self.begin(numbers.iterations)
         before = [tf.convert_to_tensor(carry.value) for carry in self.carries]
         if self.carries:
             numbers = replace(numbers, carry=self._engine(settings).carry_on(before, numbers, settings))
@@ -256,7 +256,7 @@ class Stepper:
             return self._native.squares(grads)
         return xla.sum_of_squares(grads)
 
-    def _begin(self, iterations: Any) -> None:
+    def begin(self, iterations: Any) -> None:
         """At the first step, slots that start as the parameter do: since `make`, weights may have been loaded."""
         slots = [s for s, slot in enumerate(self.rule.slots) if slot.initial == "parameter"]
         if not slots:
