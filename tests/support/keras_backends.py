@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -465,6 +466,61 @@ def test_the_portable_checkpoint(tmp_path: Path) -> None:
         assert same(array(a), array(b))
     with pytest.raises(StateError):
         adamas.keras.Adam().load_portable_state(one.portable_state())
+
+
+def test_averages_move_and_accumulated_gradients_are_dropped() -> None:
+    start, steps = problem(4)
+    one, other = (adamas.keras.Adam(0.01, use_ema=True) for _ in range(2))
+    own, its = ([keras.Variable(p, name=f"v{i}") for i, p in enumerate(start)] for _ in range(2))
+    for grads in steps:
+        one.apply([tensor(g) for g in grads], own)
+    other.build(its)
+    held = one.portable_state()
+    other.load_portable_state(held)
+    for a, b in zip(one.variables, other.variables, strict=True):
+        assert same(array(a), array(b)), a.path
+    plain = adamas.keras.Adam(0.01, gradient_accumulation_steps=2)
+    plain.apply([tensor(g) for g in steps[0]], its)
+    with pytest.raises(StateError, match="average"):
+        plain.load_portable_state(held)
+    plain.load_portable_state(held.without("average"))
+    assert not any(array(v).any() for v in plain._accumulated_gradients)
+
+
+def test_a_state_with_eps_inside_the_root_is_refused() -> None:
+    import adamas.numpy
+
+    params = {"v": np.ones(3, np.float32)}
+    theirs = adamas.numpy.Adam(params, like="torch")
+    theirs.step({"v": np.ones(3, np.float32)})
+    held = theirs.portable_state()
+    ours = adamas.keras.Adam(like="torch")
+    ours.build([keras.Variable(np.ones(3, np.float32), name="v")])
+    ours.load_portable_state(held)
+    with pytest.raises(StateError, match="eps_root"):
+        ours.load_portable_state(replace(held, hypers=[replace(held.hypers[0], eps_root=0.01)]))
+
+
+def test_a_file_from_before_the_optimizer_was_built_begins_again() -> None:
+    start, steps = problem(1)
+    new, used = adamas.keras.Nadam(0.5), adamas.keras.Nadam(0.1)
+    store: dict[str, np.ndarray] = {}
+    new.save_own_variables(store)
+    variables = [keras.Variable(p) for p in start]
+    used.apply([tensor(g) for g in steps[0]], variables)
+    used.load_own_variables(store)
+    fresh = adamas.keras.Nadam(0.5)
+    fresh.build(variables)
+    for a, b in zip(used.variables, fresh.variables, strict=True):
+        assert same(array(a), array(b)), a.path
+
+
+def test_constraints_where_steps_are_skipped_are_refused() -> None:
+    variable = keras.Variable(np.ones((2, 2), np.float32), name="v")
+    variable.constraint = keras.constraints.UnitNorm()
+    with pytest.raises(ArgumentError, match="constraint"):
+        adamas.keras.Adam(nonfinite="skip").build([variable])
+    adamas.keras.Adam().build([variable])
 
 
 @pytest.mark.parametrize("stepped", [False, True], ids=["new", "stepped"])

@@ -151,6 +151,11 @@ class Optimizer(Saved):
                     f"nonfinite='skip', the default with moments in int8, and {name}, which goes on all the same where "
                     f"Keras runs on {keras.backend.backend()}; give nonfinite='propagate'"
                 )
+        if self._skips and (bound := [v.path for v in stepped if v.constraint is not None]):
+            raise ArgumentError(
+                f"nonfinite='skip', the default with moments in int8, and the constraint of {bound[0]!r}, which Keras "
+                f"applies all the same where it runs on {keras.backend.backend()}; give nonfinite='propagate'"
+            )
         self._check_variables(stepped, hows)
         super().build(variables)
         entries = kept.make(rule, stepped, hows, self._slot_names, self._add)

@@ -121,8 +121,11 @@ class Saved(keras.optimizers.Optimizer):
             return
         carries = {id(carry): n for n, carry in enumerate(self._memory.carries)} if self._memory else {}
         unbuilt = 2 if isinstance(self._learning_rate, keras.Variable) else 1  # iterations, learning rate
-        if len(arrays) == unbuilt < len(entries) and not arrays[0].any():  # saved before it was built
-            return
+        if len(arrays) == unbuilt and not arrays[0].any():  # saved before it was built: all else is as it begins
+            initial = [carry.initial for carry in self._memory.rule.carries] if self._memory else []
+            for entry in entries[unbuilt:]:
+                begins = initial[carries[id(entry)]] if id(entry) in carries else 0.0
+                arrays.append(np.full(() if id(entry) in carries else tuple(entry.shape), begins))
         last = len(self._memory.rule.slots) if self._memory else 0
         corrections = [i for i, entry in enumerate(entries) if isinstance(entry, Kept) and entry.slot == last]
         if corrections and len(arrays) == len(entries) - len(corrections):
@@ -146,7 +149,7 @@ class Saved(keras.optimizers.Optimizer):
                 entry.assign(found)
 
     def to_keras(self) -> Any:
-        """Keras' `Adam`, `AdamW`, `Adamax` or `Nadam` with these settings, and this state if the optimizer is built.
+        """Keras' `Adam`, `AdamW`, `Adamax`, `Lamb` or `Nadam` with these settings, and this state if there is one.
 
         It steps the same variables and has copies of everything else. A schedule or a callable as learning rate is
         shared. `kernel`, `nonfinite`, `moments`, `weights` and `seed` have no counterpart: the copies of the moments
@@ -193,7 +196,7 @@ class Saved(keras.optimizers.Optimizer):
         hypers = list(dict.fromkeys([own, *each]))
         return State(
             rule=memory.rule,
-            slots={name: memory.moments(i) for i, name in enumerate(names)},
+            slots={name: {**memory.moments(i), **self._average(i)} for i, name in enumerate(names)},
             steps=dict.fromkeys(names, int(array(self.iterations))),
             hypers=hypers,
             groups={name: hypers.index(hyper) for name, hyper in zip(names, each, strict=True)},
@@ -205,7 +208,7 @@ class Saved(keras.optimizers.Optimizer):
     def load_portable_state(self, state: State) -> None:
         """Take over a `State`, as `adamas.state.load` gives it: moments, `iterations`, numbers and seed.
 
-        A learning rate that is a schedule or a callable stays as it is.
+        A learning rate that is a schedule or a callable stays as it is. Gradients that were accumulated are dropped.
 
         Raises:
             StateError: it does not fit these variables or this formula; or it rounds with other random numbers, and a
@@ -227,12 +230,13 @@ class Saved(keras.optimizers.Optimizer):
                     "exclude_from_weight_decay for the same variables"
                 )
         own = self._numbers()
-        fixed = [name for name in ("momentum_decay", "warmup_steps", "r", "weight_lr_power") if memory.carries]
+        carried = ("momentum_decay", "warmup_steps", "r", "weight_lr_power") if memory.carries else ()
+        fixed = ("eps_root", *carried)
         if any(getattr(own, name) != getattr(main, name) for name in fixed):
             raise StateError(f"the state was made with {main} and this optimizer has {own}; make one with the same")
         for i, name in enumerate(names):
             kept = {"correction": None} if memory.hows[i].weights == "split" else {}
-            check_optional(name, kept, state.slots[name])
+            check_optional(name, {**kept, **self._average(i)}, state.slots[name])
         seed = memory.seed if state.seed is None else state.seed
         drawn_by = [state.rounding_names.get(name, own) for name, own in zip(names, memory.names, strict=True)]
         self._draw_by(seed, drawn_by)  # refuses, or changes what only the rest of this gives a meaning
@@ -244,14 +248,34 @@ class Saved(keras.optimizers.Optimizer):
                 **state.slots[names[kept.i]],
             }
             kept.put(memory.converted(kept, given[slots[kept.slot]], step))
+        for average, variable, name in zip(self._averages(), memory.variables, names, strict=False):
+            average.assign(state.slots[name].get("average", variable))
         for variable, number in zip(memory.carries, carry, strict=True):
             self._carry(variable, number)
+        if self.gradient_accumulation_steps:
+            for variable in self._accumulated_gradients:
+                variable.assign(np.zeros(variable.shape, np.float32))
         self._iterations.assign(step * (self.gradient_accumulation_steps or 1))
         if isinstance(self._learning_rate, keras.Variable):
             self._learning_rate.assign(main.lr)
         self.beta_1, self.beta_2, self.epsilon = main.beta1, main.beta2, main.eps
         if main.weight_decay or self.weight_decay is not None:
             self.weight_decay = main.weight_decay
+
+    def _averages(self) -> list[Any]:
+        """The variables of Keras' averages of the parameters that are stepped; none without use_ema."""
+        if not self.use_ema:
+            return []
+        stepped = {id(variable) for variable in self._ready().variables}
+        both = zip(self._model_variables_moving_average, self._trainable_variables, strict=True)
+        return [average for average, variable in both if id(variable) in stepped]
+
+    def _average(self, i: int) -> dict[str, np.ndarray]:
+        """The average of parameter i, if there is one."""
+        if not self.use_ema:
+            return {}
+        average = np.array(array(self._averages()[i]))
+        return {"average": average if average.dtype == np.float64 else average.astype(np.float32)}
 
     def _draw_by(self, seed: int, names: Sequence[str]) -> None:
         """Draw random numbers by another seed and other names from now on, as the optimizer that a state is of.

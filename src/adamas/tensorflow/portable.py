@@ -126,7 +126,7 @@ class Portable(keras.optimizers.Optimizer):
                     "groups, or call exclude_from_weight_decay for the same variables"
                 )
         own, carries = self._numbers(), state.rule.carries
-        fixed = [name for name in ("momentum_decay", "warmup_steps", "r", "weight_lr_power") if carries]
+        fixed = ["eps_root", *(name for name in ("momentum_decay", "warmup_steps", "r", "weight_lr_power") if carries)]
         if any(getattr(own, name) != getattr(main, name) for name in fixed):
             raise StateError(
                 f"the state was made with {main}; this optimizer has {own}. Make one with the same settings"
