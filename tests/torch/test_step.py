@@ -251,6 +251,12 @@ def test_each_way_to_look_at_tensors_is_the_one_that_serves(reader: str, monkeyp
     assert [p._version for p in params] == [2, 2]
 
 
+def test_no_parameters_and_no_gradients_are_no_error(reader: str) -> None:
+    for optimizer in (ours.Adam([{"params": []}]), ours.Adam(problem((3,)))):
+        optimizer.step()
+        optimizer.step()
+
+
 def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.so").write_bytes(b"no library")
     with pytest.raises(KernelError, match=r"broken\.so.*build it again"):

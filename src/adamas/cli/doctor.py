@@ -36,8 +36,8 @@ def command(build: bool, clear: bool, machine: bool) -> None:
     failed = [
         f"{name}: {reason}"
         for name, own in found.frameworks.items()
-        for reason in own.get("kernels", {}).values()
-        if build and reason is not None and name in ("tensorflow", "jax")
+        for reason in (*(own.get("kernels", {}).values() if name != "torch" else ()), own.get("reader"))
+        if build and reason is not None and name in ("tensorflow", "jax", "torch")
     ]
     if failed:
         raise KernelError("; ".join(failed))

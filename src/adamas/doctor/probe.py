@@ -104,8 +104,12 @@ def _torch(build: bool) -> dict[str, Any]:
     from adamas.kernels.torch import build as builder
     from adamas.torch import Adam
 
+    reader = None
     if build:
-        builder.build()
+        try:
+            builder.build()
+        except AdamasError as error:
+            reader = str(error)
     p = torch.nn.Parameter(torch.tensor(_start()))
     optimizer = Adam([p], lr=0.5)
     for gradient in _gradients():
@@ -117,6 +121,7 @@ def _torch(build: bool) -> dict[str, Any]:
         "kernels": {"cpu": cpu.why_not(), "reference": None},
         "devices": ["cpu", *cuda],
         "built": builder.existing() is not None,
+        "reader": reader,
         "exact": _same(p.detach().numpy()),
     }
 

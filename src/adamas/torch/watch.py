@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import zip_longest
 from operator import is_
 from typing import Any
 
@@ -51,7 +50,8 @@ class Watch:
         if self._native is not None:
             found: list[Tensor | None] | None = self._native.gradients(params, state)
             return found
-        if not all(map(is_, *zip(*zip_longest(_objects(params, state), self._objects), strict=True))):
+        objects = list(_objects(params, state))
+        if len(objects) != len(self._objects) or not all(map(is_, objects, self._objects)):
             return None
         if list(map(Tensor.data_ptr, self._tensors)) != self._pointers:
             return None
