@@ -18,7 +18,8 @@ from typing import Any
 import keras
 
 from adamas.errors import ArgumentError, StateError, UnsupportedError
-from adamas.keras.classes import Adam, Adamax, AdamW, Lamb, Nadam, for_keras
+from adamas.keras.classes import Adam, Adamax, AdamW, Lamb, Nadam
+from adamas.keras_store import for_keras
 
 _CLASSES = {"Adam": Adam, "AdamW": AdamW, "Adamax": Adamax, "Lamb": Lamb, "Nadam": Nadam}
 # What Keras has not, and can go on without: the state is written as without them, and the rest changes no number of a

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +13,18 @@ import keras
 import numpy as np
 
 from adamas.errors import StateError, UnsupportedError
-from adamas.formats import SCALED, Blocks
+from adamas.formats import Blocks
 from adamas.keras.kept import Kept, Memory, Stored, array
 from adamas.keras_names import check_applied, distinct_names
+from adamas.keras_store import SCALES, difference, for_keras, is_for_keras, not_numbers, read
 from adamas.rule import Hyper
 from adamas.state import State
 from adamas.storage import check_optional
 
-_for_keras = ContextVar("adamas-for-keras", default=False)
-_SCALES = "scales of {}"  # in Keras' files: of the int8 codes in the array of this number
 _SAME = (
     "Make the optimizer with the same class, arguments and variables as the one that was saved (for a model: the same "
     "layers, trainable as they were when the optimizer was built)"
 )
-
-
-@contextmanager
-def for_keras() -> Iterator[None]:
-    """In it, what is saved is what Keras' own Adam would save."""
-    token = _for_keras.set(True)
-    try:
-        yield
-    finally:
-        _for_keras.reset(token)
 
 
 class Saved(keras.optimizers.Optimizer):
@@ -76,7 +63,7 @@ class Saved(keras.optimizers.Optimizer):
             own.get(id(variable), variable)
             for variable in self._variables
             if id(variable) not in no_array
-            and not (_for_keras.get() and id(variable) in own and own[id(variable)].slot == last)
+            and not (is_for_keras.get() and id(variable) in own and own[id(variable)].slot == last)
         ]
 
     def save_own_variables(self, store: Any) -> None:
@@ -88,10 +75,10 @@ class Saved(keras.optimizers.Optimizer):
         carries = {id(carry) for carry in self._memory.carries} if self._memory else set()
         for i, entry in enumerate(self._entries()):
             if isinstance(entry, Kept):
-                stored = self._ready().wide(entry) if _for_keras.get() else entry.stored()
+                stored = self._ready().wide(entry) if is_for_keras.get() else entry.stored()
                 store[str(i)] = stored.codes if isinstance(stored, Blocks) else stored
                 if isinstance(stored, Blocks):
-                    store[_SCALES.format(i)] = stored.scales
+                    store[SCALES.format(i)] = stored.scales
             else:
                 store[str(i)] = self._carried(entry) if id(entry) in carries else array(entry)
 
@@ -105,12 +92,7 @@ class Saved(keras.optimizers.Optimizer):
         Raises:
             StateError: it was saved for other variables or settings. Nothing has been changed.
         """
-        names = set(store.keys())
-        scales = {i: np.asarray(store[name]) for i in range(len(names)) if (name := _SCALES.format(i)) in names}
-        try:
-            arrays = [np.asarray(store[str(i)]) for i in range(len(names) - len(scales))]
-        except KeyError as error:
-            raise StateError(f"the saved state of {self.name!r} has no array {error}; the file is damaged") from error
+        arrays, scales = read(store, self.name)
         entries = self._entries()
         if self._memory is None and len(arrays) > len(entries):
             warnings.warn(
@@ -132,7 +114,7 @@ class Saved(keras.optimizers.Optimizer):
             for i in corrections:
                 arrays.insert(i, np.zeros(entries[i].shape, np.int8))
         shapes = [() if id(entry) in carries else tuple(entry.shape) for entry in entries]
-        misfit = _difference([a.shape for a in arrays], shapes) or _not_numbers(arrays, scales)
+        misfit = difference([a.shape for a in arrays], shapes) or not_numbers(arrays, scales)
         if misfit:
             raise StateError(
                 f"the saved state of {self.name!r} does not fit: {misfit}. Nothing was loaded. {_SAME}. Without this "
@@ -288,23 +270,3 @@ class Saved(keras.optimizers.Optimizer):
 
     def _names(self) -> list[str]:
         return distinct_names(self._ready().variables)
-
-
-def _difference(found: Sequence[tuple[int, ...]], expected: Sequence[tuple[int, ...]]) -> str | None:
-    if len(found) != len(expected):
-        return f"it has {len(found)} arrays, this optimizer {len(expected)}"
-    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-        if one != other:
-            return f"its array {i} has the shape {one}, that of this optimizer {other}"
-    return None
-
-
-def _not_numbers(arrays: Sequence[np.ndarray], scales: Mapping[int, np.ndarray]) -> str | None:
-    """Why arrays from a file, and the scales that belong to some of them, are not numbers; None if they are."""
-    if any(a.dtype.kind not in "iuf" and a.dtype.name != "bfloat16" for a in arrays):
-        return "it has arrays of something else than numbers"
-    for i, scale in scales.items():
-        codes = arrays[i] if i < len(arrays) else np.zeros(0)
-        if codes.dtype.itemsize != 1 or scale.dtype != np.float32 or scale.shape != (-(-codes.size // SCALED),):
-            return f"its array {i} is {codes.dtype}, and the scales that come with it {scale.dtype}{list(scale.shape)}"
-    return None

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from adamas.errors import StateError
+from adamas.keras_store import difference
 from adamas.tensorflow.moments import KEYS
 
 Shape = tuple[int, ...]
@@ -67,16 +68,6 @@ class SavedOptimizer:
             ),
             None,
         )
-
-
-def difference(found: Sequence[Shape], expected: Sequence[Shape]) -> str | None:
-    """The first difference between the shapes that were saved and those of an optimizer's variables."""
-    if len(found) != len(expected):
-        return f"it has {len(found)} arrays, this optimizer {len(expected)}"
-    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-        if one != other:
-            return f"its array {i} has the shape {one}, that of this optimizer {other}"
-    return None
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,37 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from adamas.errors import StateError, UnsupportedError
-from adamas.formats import SCALED
+from adamas.keras_store import SCALES, difference, for_keras, is_for_keras, not_numbers, read
 from adamas.kernels.tensorflow.stepper import Stepper
-from adamas.tensorflow.checkpoints import SAME, Kind, Offer, difference, look
+from adamas.tensorflow.checkpoints import SAME, Kind, Offer, look
 from adamas.tensorflow.moments import Moment
 from adamas.tensorflow.portable import Portable
-
-_for_keras = ContextVar("adamas-for-keras", default=False)
-
-
-@contextmanager
-def for_keras() -> Iterator[None]:
-    """In it, `variables` are those of Keras' own Adam: with sparse="lazy" copies decayed to the present, no clocks."""
-    token = _for_keras.set(True)
-    try:
-        yield
-    finally:
-        _for_keras.reset(token)
-
-
-_SCALES = "scales of {}"  # in Keras' files: of the int8 codes in the array of this number
-
-
-def _not_numbers(arrays: Sequence[np.ndarray], scales: Mapping[int, np.ndarray]) -> str | None:
-    """Why arrays from a file, and the scales that belong to some of them, are not numbers; None if they are."""
-    if any(array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16" for array in arrays):
-        return "it has arrays of something else than numbers"
-    for i, scale in scales.items():
-        codes = arrays[i] if i < len(arrays) else np.zeros(0)
-        if codes.dtype.itemsize != 1 or scale.dtype != np.float32 or scale.shape != (-(-codes.size // SCALED),):
-            return f"its array {i} is {codes.dtype}, and the scales that come with it {scale.dtype}{list(scale.shape)}"
-    return None
 
 
 @dataclass
@@ -89,7 +62,7 @@ class Saved(Portable):
         turns, then each parameter's largest v; with weights="split" the corrections behind them, with sparse="lazy" the
         clocks of the rows.
         """
-        if not (_for_keras.get() and self.built):
+        if not (is_for_keras.get() and self.built):
             return list(self._variables)
         stepper = self._ready()
         clocks = len(stepper.clocks())
@@ -109,11 +82,11 @@ class Saved(Portable):
         optimizer (`adamas.keras.save_model`), moments are written in the dtype of computation.
         """
         for i, variable in enumerate(self.variables):
-            if isinstance(variable, Moment) and not _for_keras.get():
+            if isinstance(variable, Moment) and not is_for_keras.get():
                 first, *scales = variable.stored()
                 store[str(i)] = first.numpy()
                 if scales:
-                    store[_SCALES.format(i)] = scales[0].numpy()
+                    store[SCALES.format(i)] = scales[0].numpy()
             else:
                 store[str(i)] = variable.numpy()
 
@@ -131,12 +104,7 @@ class Saved(Portable):
         Raises:
             StateError: it was saved for other variables or settings. Nothing has been changed.
         """
-        names = set(store.keys())
-        scales = {i: np.asarray(store[name]) for i in range(len(names)) if (name := _SCALES.format(i)) in names}
-        try:
-            arrays = [np.asarray(store[str(i)]) for i in range(len(names) - len(scales))]
-        except KeyError as error:
-            raise StateError(f"the saved state of {self.name!r} has no array {error}; the file is damaged") from error
+        arrays, scales = read(store, self.name)
         variables = self.variables
         if not self.built and len(arrays) > len(variables):
             warnings.warn(
@@ -156,7 +124,7 @@ class Saved(Portable):
         if len(arrays) == len(shapes) - len(ours):
             for i in ours:
                 arrays.insert(i, np.zeros(shapes[i]))
-        misfit = difference([array.shape for array in arrays], shapes) or _not_numbers(arrays, scales)
+        misfit = difference([array.shape for array in arrays], shapes) or not_numbers(arrays, scales)
         if misfit:
             raise StateError(
                 f"the saved state of {self.name!r} does not fit: {misfit}. Nothing was loaded. {SAME}. Without this "
